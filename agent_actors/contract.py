@@ -1,0 +1,435 @@
+"""The wire contract: every Struct, subject and header that leaves or enters a process.
+
+Messages are plain JSON in UTF-8. Unknown fields are ignored on the way in; a new field always
+has a default. `tests/contract/` pins messages of every version for ever.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal, cast
+
+import msgspec
+from msgspec import Meta, Struct
+
+from agent_actors.errors import InvalidTask
+
+# Streams, buckets and subjects.
+
+TASK_STREAM = "AGENT_TASKS"
+RESPONSE_STREAM = "AGENT_RESPONSES"
+DEADLETTER_STREAM = "AGENT_DEADLETTER"
+LEDGER_BUCKET = "agent_ledger"
+CONFIG_BUCKET = "agent_config"
+ARTIFACT_BUCKET = "agent_artifacts"
+
+TASK_PREFIX = "agent.tasks."
+TASK_SUBJECTS = "agent.tasks.>"
+COMPLETED_SUBJECT = "agent.response.completed"
+FAILED_SUBJECT = "agent.response.failed"
+DEADLETTER_PREFIX = "agent.deadletter."
+EVENT_PREFIX = "agent.events."
+
+CONTROL_SERVICE = "agent-actors"
+CONTROL_GROUP = "agent.control"
+
+# Headers. Names of NATS, CloudEvents (binary mode) and W3C trace context are theirs.
+
+MSG_ID_HEADER = "Nats-Msg-Id"
+TRACE_HEADER = "traceparent"
+REASON_HEADER = "Agent-Actors-Reason"
+ERROR_HEADER = "Agent-Actors-Error"
+TASK_ID_HEADER = "Agent-Actors-Task-Id"
+ATTEMPTS_HEADER = "Agent-Actors-Attempts"
+SOURCE_HEADER = "Agent-Actors-Source"
+SUBJECT_HEADER = "Agent-Actors-Subject"
+GENERATION_HEADER = "Agent-Actors-Generation"
+ORIGINAL_HEADER_PREFIX = "Agent-Actors-Original-"
+
+# Limits.
+
+MAX_TASK_ID_CHARS = 128
+MAX_NESTING = 64
+MAX_INTEGER = 2**64
+MAX_ERROR_CHARS = 4_000
+PAYLOAD_MARGIN_BYTES = 64 * 1024
+MAX_SECONDS = 30 * 86_400.0
+
+KEY_CHARS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
+
+
+class AgentRole(StrEnum):
+    """The built-in roles; any other name is allowed and gets a generic prompt."""
+
+    DEV = "DEV"
+    QA = "QA"
+    ARCHITECT = "ARCHITECT"
+    DEVOPS = "DEVOPS"
+    DATA = "DATA"
+    TASK_EXTRACTOR = "TASK_EXTRACTOR"
+
+
+Seconds = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]
+Count = Annotated[int, Meta(ge=1, le=2**53)]
+Text = str | list[Any] | dict[str, Any]
+
+
+class Constraints(Struct, frozen=True, kw_only=True):
+    """What a task may ask for beyond its description, all of it optional.
+
+    Other keys are kept and echoed in the result. `timeout` is in seconds and bounds one
+    attempt; `deadline` is a point in time (ISO 8601 with a zone) and bounds the whole task.
+    """
+
+    rubric: Text | None = None
+    requirements: Text | None = None
+    context: Text | None = None
+    metadata: dict[str, Any] | None = None
+    timeout: Seconds | None = None
+    deadline: Annotated[datetime, Meta(tz=True)] | None = None
+    max_operations: Count | None = None
+    max_iterations: Count | None = None
+    token_budget: Count | None = None
+    abort_on_error: bool | None = None
+    workspace: dict[str, Any] | None = None
+    response_format: dict[str, Any] | None = None
+
+
+class AgentTask(Struct, frozen=True, kw_only=True):
+    """A task as published to `agent.tasks.<role>`; only the id and the description are required.
+
+    `constraints` is open: see `Constraints` for the keys that mean something. `model`,
+    `temperature` and `max_tokens` override the pool's, `max_tokens` only downwards.
+    """
+
+    task_id: str
+    task_description: str
+    role: str = ""
+    enable_tools: bool | None = None
+    diversity: bool = False
+    constraints: dict[str, Any] = {}
+    model: str | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    max_tokens: Count | None = None
+
+
+class Usage(Struct, frozen=True, kw_only=True):
+    """Tokens that the model server counted, summed over all requests of the attempt."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+
+
+class Proposal(Struct, frozen=True, kw_only=True):
+    """The text that the model proposed, who it speaks as, and how it was sampled."""
+
+    content: str
+    author_id: str
+    author_role: str
+    model: str
+    temperature: float
+    tokens: int = 0
+
+
+class Operation(Struct, frozen=True, kw_only=True):
+    """One tool call."""
+
+    tool: str
+    operation: str
+    params: dict[str, Any] = {}
+    success: bool = False
+    duration_ms: float = 0.0
+    error: str | None = None
+    summary: str | None = None
+
+
+class AuditEvent(Struct, frozen=True, kw_only=True):
+    """Something that happened during the attempt."""
+
+    time: datetime
+    event: str
+    detail: dict[str, Any] = {}
+
+
+class ArtifactRef(Struct, frozen=True, kw_only=True):
+    """A part of a result that lies in the object store because it is too big for a message."""
+
+    object: str
+    size: int
+    sha256: str
+
+
+class AgentResult(Struct, frozen=True, kw_only=True):
+    """What became of a task: published to `agent.response.completed` or `.failed`.
+
+    `duration_ms` is the attempt that decided, without waiting in the queue. A result too big
+    for a message has its big parts in the object store and an `ArtifactRef` for each, under
+    the part's name, in `artifacts`.
+    """
+
+    task_id: str
+    agent_id: str
+    role: str
+    status: Literal["completed", "failed"]
+    success: bool
+    duration_ms: float
+    timestamp: datetime
+    proposal: Proposal | None = None
+    operations: list[Operation] = []
+    artifacts: dict[str, Any] = {}
+    audit_trail: list[AuditEvent] = []
+    error: str | None = None
+    error_type: str | None = None
+    model: str = ""
+    enable_tools: bool = False
+    diversity: bool = False
+    constraints: dict[str, Any] = {}
+    attempt: int = 0
+    usage: Usage = Usage()
+
+    @property
+    def subject(self) -> str:
+        """The subject on which this result is announced."""
+        return COMPLETED_SUBJECT if self.status == "completed" else FAILED_SUBJECT
+
+
+EventKind = Literal["started", "retry", "finished"]
+
+
+class TaskEvent(Struct, frozen=True, kw_only=True):
+    """Live progress on `agent.events.<task key>.<kind>`; core NATS, so it may be missed."""
+
+    task_id: str
+    kind: EventKind
+    time: datetime
+    agent_id: str = ""
+    attempt: int = 0
+    detail: dict[str, Any] = {}
+
+
+# The control service: requests and replies of its endpoints, JSON as well.
+
+TaskState = Literal["unknown", "running", "waiting", "completed", "failed"]
+
+
+class ResultRequest(Struct, frozen=True, kw_only=True):
+    """What `agent.control.result` is asked."""
+
+    task_id: str
+
+
+class TaskStatus(Struct, frozen=True, kw_only=True):
+    """Where a task stands; `unknown` is one that no agent has begun, or that never was."""
+
+    task_id: str
+    state: TaskState
+    attempt: int = 0
+    agent_id: str = ""
+    result: AgentResult | None = None
+
+
+class ActorStatus(Struct, frozen=True, kw_only=True):
+    """One actor as its supervisor sees it."""
+
+    agent_id: str
+    state: Literal["starting", "running", "lost"]
+    slots: int
+    slots_used: int
+
+
+class PoolStatus(Struct, frozen=True, kw_only=True):
+    """One pool: what it serves, what waits for it (-1: not known), and its actors."""
+
+    name: str
+    subjects: list[str]
+    state: str
+    reason: str = ""
+    actors: list[ActorStatus] = []
+    slots: int = 0
+    slots_used: int = 0
+    pending: int = -1
+    unacked: int = -1
+    settled: int = 0
+
+
+class ServiceStatus(Struct, frozen=True, kw_only=True):
+    """One supervisor and its pools."""
+
+    version: str
+    supervisor_id: str
+    started: datetime
+    pools: list[PoolStatus]
+
+
+def decode_task(payload: bytes, subject: str, *, max_bytes: int) -> tuple[AgentTask, Constraints]:
+    """Return the task in `payload`, its role taken from `subject`, and its typed constraints.
+
+    Raises InvalidTask, whose message begins with the field that is wrong.
+    """
+    if len(payload) > max_bytes:
+        raise InvalidTask(f"payload: is {len(payload)} bytes, may be at most {max_bytes}")
+    try:
+        task = _task_decoder.decode(payload)
+    except RecursionError as error:
+        raise InvalidTask(f"payload: is nested deeper than {MAX_NESTING} levels") from error
+    except msgspec.ValidationError as error:
+        raise InvalidTask(_explain(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidTask(f"payload: is not JSON in UTF-8: {error}") from error
+    check_task_id(task.task_id)
+    if not task.task_description.strip():
+        raise InvalidTask("task_description: is empty")
+    _check_plain(task.constraints, "constraints")
+    role = _role_for(task, subject)
+    return msgspec.structs.replace(task, role=role), constraints_of(task)
+
+
+def constraints_of(task: AgentTask) -> Constraints:
+    """Return the task's constraints with their types. Raises InvalidTask naming the key."""
+    try:
+        return msgspec.convert(task.constraints, Constraints)
+    except msgspec.ValidationError as error:
+        raise InvalidTask(_explain(error, "constraints")) from error
+
+
+def peek_task_id(payload: bytes) -> str | None:
+    """Return the usable task id of a message that is no valid task, if there is one."""
+    try:
+        task_id = _id_decoder.decode(payload).task_id
+        check_task_id(task_id)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidTask):
+        return None
+    return task_id
+
+
+def check_task_id(task_id: str) -> None:
+    """Raise InvalidTask unless `task_id` is printable text of 1 to 128 characters."""
+    if not task_id.strip():
+        raise InvalidTask("task_id: is empty")
+    if len(task_id) > MAX_TASK_ID_CHARS:
+        raise InvalidTask(
+            f"task_id: has {len(task_id)} characters, may have at most {MAX_TASK_ID_CHARS}"
+        )
+    if not task_id.isprintable():
+        raise InvalidTask("task_id: has a character that cannot be printed")
+
+
+def task_key(task_id: str) -> str:
+    """Return the id as one token for subjects, keys and headers; different ids stay different.
+
+    Everything outside `[A-Za-z0-9_-]` becomes `=` and two hex digits for each UTF-8 byte.
+    """
+    if KEY_CHARS.issuperset(task_id):
+        return task_id
+    return "".join(
+        char if char in KEY_CHARS else "".join(f"={byte:02X}" for byte in char.encode())
+        for char in task_id
+    )
+
+
+def task_subject(role: str) -> str:
+    """Return the subject to which a task of this role is published."""
+    return TASK_PREFIX + (role.lower() or "task")
+
+
+def event_subject(task_id: str, kind: str) -> str:
+    """Return the subject of a task's live events of one kind (`*` for all)."""
+    return f"{EVENT_PREFIX}{task_key(task_id)}.{kind}"
+
+
+def role_token(subject: str) -> str:
+    """Return what follows `agent.tasks.`; dots become dashes, so that it stays one token."""
+    return subject.removeprefix(TASK_PREFIX).replace(".", "-")
+
+
+def message_id(task_id: str, generation: int) -> str:
+    """Return the `Nats-Msg-Id` under which a task's result and dead letter are announced."""
+    key = task_key(task_id)
+    return f"{key}#{generation}" if generation else key
+
+
+def subjects_overlap(left: str, right: str) -> bool:
+    """Tell whether some subject matches both, with NATS's wildcards `*` and `>`."""
+    ours, theirs = left.split("."), right.split(".")
+    for mine, other in zip(ours, theirs, strict=False):
+        if ">" in (mine, other):
+            return True
+        if mine != other and "*" not in (mine, other):
+            return False
+    return len(ours) == len(theirs)
+
+
+def utc_now() -> datetime:
+    """Return the time, in UTC."""
+    return datetime.now(UTC)
+
+
+def header_text(value: str) -> str:
+    """Return the text on one line and within bounds, as a header can carry it."""
+    return " ".join(value.split())[:MAX_ERROR_CHARS]
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of a task, a result and an event, generated from the Structs."""
+    components: dict[str, Any]
+    (task, constraints, result, event), components = msgspec.json.schema_components(
+        (AgentTask, Constraints, AgentResult, TaskEvent), ref_template="#/$defs/{name}"
+    )
+    components["AgentTask"]["properties"]["constraints"] = {**constraints, "default": {}}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "agent_actors messages",
+        "oneOf": [task, result, event],
+        "$defs": components,
+    }
+
+
+class _TaskId(Struct):
+    task_id: str
+
+
+_task_decoder = msgspec.json.Decoder(AgentTask)
+_id_decoder = msgspec.json.Decoder(_TaskId)
+encode = msgspec.json.Encoder().encode
+
+
+def _explain(error: msgspec.ValidationError, parent: str = "") -> str:
+    """Turn msgspec's `Expected …, got … - at `$.path`` into `path: expected …, got …`."""
+    what, _, where = str(error).partition(" - at `$")
+    path = ".".join(part for part in (parent, where.rstrip("`").removeprefix(".")) if part)
+    missing = what.removeprefix("Object missing required field ")
+    if missing != what:
+        return f"{'.'.join(part for part in (path, missing.strip('`')) if part)}: is missing"
+    return f"{path or 'payload'}: {what[:1].lower()}{what[1:]}"
+
+
+def _role_for(task: AgentTask, subject: str) -> str:
+    token = subject.removeprefix(TASK_PREFIX)
+    if "." in token or token == subject:
+        raise InvalidTask(f"subject: is {subject}, must be {TASK_PREFIX}<role> with one token")
+    if task.role and task.role.upper() != token.upper():
+        raise InvalidTask(f"role: is {task.role!r}, but the subject {subject} is for {token!r}")
+    return token.upper()
+
+
+def _check_plain(value: Any, path: str) -> None:  # noqa: ANN401 - any JSON value
+    """Raise InvalidTask where JSON of another language could not carry `value` onwards."""
+    layer: list[Any] = [value]
+    for _ in range(MAX_NESTING):
+        layer = [child for parent in layer for child in _children(parent, path)]
+        if not layer:
+            return
+    raise InvalidTask(f"{path}: is nested deeper than {MAX_NESTING} levels")
+
+
+def _children(value: Any, path: str) -> Iterable[Any]:  # noqa: ANN401 - any JSON value
+    match value:
+        case dict():
+            return cast("dict[str, Any]", value).values()
+        case list():
+            return cast("list[Any]", value)
+        case int() if abs(value) >= MAX_INTEGER:
+            raise InvalidTask(f"{path}: holds an integer beyond 64 bits")
+        case _:
+            return ()

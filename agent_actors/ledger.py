@@ -1,0 +1,183 @@
+"""The ledger's records and how they change: pure, and the heart of "exactly one result".
+
+JetStream hands a message out again whenever it likes, and honours stale acks; so a record for
+each task, changed only by compare-and-set, decides whose result counts. `leases.py` writes
+these records; this module says what may be written over what.
+"""
+
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+State = Literal["running", "waiting", "completed", "failed"]
+
+
+class Source(Struct, frozen=True, kw_only=True):
+    """Which message, and which handing-out of it, an attempt comes from.
+
+    `consumer_created` is the consumer's time of creation in nanoseconds since 1970: one made
+    anew counts its deliveries from 1 again.
+    """
+
+    stream_seq: int
+    consumer: str
+    consumer_created: int
+    num_delivered: int
+
+    def is_later_than(self, other: "Source") -> bool:
+        """Tell whether this handing-out of a message came after that one of the same message.
+
+        Two consumers never serve one subject at a time, so another consumer's is later.
+        """
+        if self.consumer != other.consumer:
+            return True
+        return (self.consumer_created, self.num_delivered) > (
+            other.consumer_created,
+            other.num_delivered,
+        )
+
+
+class DeadLetterReason(Struct, frozen=True, kw_only=True):
+    """Why a dead letter is due beside the result."""
+
+    reason: str
+    error: str
+
+
+class TaskRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One task in the ledger.
+
+    `attempt` counts the runs begun, `failures` those of them that count against the pool's
+    `max_attempts`, `postponed` the times that the model was away. `lease` names the attempt
+    that may commit; `content` is the hash of what was asked. `result` is the result's JSON.
+    """
+
+    task_id: str
+    state: State
+    source: Source
+    content: str
+    updated: datetime
+    attempt: int = 0
+    failures: int = 0
+    postponed: int = 0
+    generation: int = 0
+    agent_id: str = ""
+    lease: str = ""
+    result: msgspec.Raw = msgspec.Raw()
+    dead_letter: DeadLetterReason | None = None
+
+    @property
+    def is_terminal(self) -> bool:
+        """Completed or failed, for good."""
+        return self.state in {"completed", "failed"}
+
+
+class Claim(Struct, frozen=True, kw_only=True):
+    """A delivery that asks to run: what it carries, who would run it, and when."""
+
+    task_id: str
+    source: Source
+    content: str
+    agent_id: str
+    lease: str
+    now: datetime
+
+
+class Run(Struct, frozen=True):
+    """Write this record; when the write wins, run the task."""
+
+    record: TaskRecord
+
+
+class Announce(Struct, frozen=True):
+    """The task has ended: announce again what is stored, and ack."""
+
+    record: TaskRecord
+
+
+class AckCopy(Struct, frozen=True):
+    """Another message with this task is alive and will answer: ack this copy, run nothing."""
+
+
+class Stale(Struct, frozen=True):
+    """A later delivery of this message has the task: no ack, no nak."""
+
+
+class Conflict(Struct, frozen=True):
+    """The id belongs to a task with other content: this message is a dead letter."""
+
+
+class AskQueue(Struct, frozen=True):
+    """Whether the message `stream_seq` is still queued decides; ask, then call again."""
+
+    stream_seq: int
+
+
+Verdict = Run | Announce | AckCopy | Stale | Conflict | AskQueue
+
+
+def begin(found: TaskRecord | None, claim: Claim, *, rival_queued: bool | None = None) -> Verdict:
+    """Decide what a delivery may do, given the record found (design section 5).
+
+    `rival_queued` answers an `AskQueue`: whether the other message is still in the stream.
+    """
+    if found is None:
+        return Run(_running(claim))
+    if found.content != claim.content:
+        return Conflict()
+    if found.is_terminal:
+        return Announce(found)
+    if found.source.stream_seq == claim.source.stream_seq:
+        return Run(_running(claim, found)) if _takes_over(found, claim) else Stale()
+    if rival_queued is None:
+        return AskQueue(found.source.stream_seq)
+    return AckCopy() if rival_queued else Run(_running(claim, found))
+
+
+def commit(
+    record: TaskRecord, state: State, result: bytes, now: datetime, due: DeadLetterReason | None
+) -> TaskRecord:
+    """Return the terminal record: the result, and whether a dead letter goes with it."""
+    return replace(record, state=state, result=msgspec.Raw(result), dead_letter=due, updated=now)
+
+
+def release(
+    record: TaskRecord, now: datetime, *, failed: bool = False, postponed: bool = False
+) -> TaskRecord:
+    """Return the record of a task given back without a verdict; its lease is void."""
+    return replace(
+        record,
+        state="waiting",
+        lease="",
+        failures=record.failures + failed,
+        postponed=record.postponed + postponed,
+        updated=now,
+    )
+
+
+def never_begun(claim: Claim) -> TaskRecord:
+    """Return the record of a delivery given back before anybody began it."""
+    return release(replace(_running(claim), attempt=0), claim.now)
+
+
+def _takes_over(found: TaskRecord, claim: Claim) -> bool:
+    return claim.source.is_later_than(found.source)
+
+
+def _running(claim: Claim, found: TaskRecord | None = None) -> TaskRecord:
+    return TaskRecord(
+        task_id=claim.task_id,
+        state="running",
+        source=claim.source,
+        content=claim.content,
+        updated=claim.now,
+        attempt=(found.attempt if found else 0) + 1,
+        failures=found.failures if found else 0,
+        postponed=found.postponed if found else 0,
+        generation=found.generation if found else 0,
+        agent_id=claim.agent_id,
+        lease=claim.lease,
+    )

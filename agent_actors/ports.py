@@ -1,0 +1,243 @@
+"""What the inside needs of the outside: Protocols of one to three verbs, and what they exchange.
+
+The adapters implement them (`adapters/`); unit tests implement them with small scripted objects.
+"""
+
+from collections.abc import Coroutine, Sequence
+from datetime import datetime
+from typing import Any, Protocol, TypeVar
+
+from msgspec import Struct
+
+from agent_actors.contract import (
+    AgentRole,
+    AgentTask,
+    ArtifactRef,
+    AuditEvent,
+    Constraints,
+    Operation,
+    Proposal,
+    TaskEvent,
+    Usage,
+    utc_now,
+)
+from agent_actors.ledger import Source, TaskRecord
+
+T = TypeVar("T")
+
+
+class Delivery(Struct, frozen=True, kw_only=True):
+    """One handing-out of a task message by JetStream; `reply` is the subject that acks it."""
+
+    subject: str
+    reply: str
+    payload: bytes
+    headers: dict[str, str]
+    stream: str
+    source: Source
+
+    @property
+    def id(self) -> str:
+        """What tells this delivery from every other one, of the same message too."""
+        return self.reply
+
+
+class Message(Struct, frozen=True, kw_only=True):
+    """What is to be published to a stream."""
+
+    subject: str
+    payload: bytes
+    headers: dict[str, str]
+
+
+class AgentConfig(Struct, frozen=True, kw_only=True):
+    """Who works on a task, and how it asks the model.
+
+    `model` empty leaves the choice to the model server; `prompt` empty takes the role's own.
+    `vllm_url` serves those who build a client from it; the service has its endpoints elsewhere.
+    """
+
+    agent_id: str
+    role: AgentRole | str
+    model: str = ""
+    vllm_url: str = ""
+    enable_tools: bool = False
+    temperature: float = 0.7
+    max_tokens: int = 2048
+    timeout_s: float = 600.0
+    prompt: str = ""
+
+
+class ExecutionRequest(Struct, frozen=True, kw_only=True):
+    """One attempt at a task: what to do, as whom, and how long (seconds, counted from now)."""
+
+    task: AgentTask
+    constraints: Constraints
+    agent: AgentConfig
+    timeout_s: float
+    attempt: int = 1
+
+
+class AttemptRecord:
+    """What an attempt has done so far; a strategy writes it, and it survives its failure."""
+
+    def __init__(self) -> None:
+        self.proposal: Proposal | None = None
+        self.operations: list[Operation] = []
+        self.artifacts: dict[str, Any] = {}
+        self.audit_trail: list[AuditEvent] = []
+        self.usage = Usage()
+        self.model = ""
+
+    def note(self, event: str, **detail: Any) -> None:  # noqa: ANN401 - any JSON value
+        """Add an event to the audit trail."""
+        self.audit_trail.append(AuditEvent(time=utc_now(), event=event, detail=detail))
+
+    def count(self, usage: Usage) -> None:
+        """Add the tokens of one model request."""
+        self.usage = Usage(
+            prompt_tokens=self.usage.prompt_tokens + usage.prompt_tokens,
+            completion_tokens=self.usage.completion_tokens + usage.completion_tokens,
+            total_tokens=self.usage.total_tokens + usage.total_tokens,
+        )
+
+
+class ChatMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One message of a chat, as vLLM's OpenAI-style API takes it."""
+
+    role: str
+    content: str | None
+
+
+class ChatRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The body of `POST /v1/chat/completions`; what is unset is left to the server."""
+
+    messages: Sequence[ChatMessage]
+    model: str = ""
+    temperature: float | None = None
+    max_tokens: int | None = None
+    response_format: dict[str, Any] | None = None
+
+
+class ChatReply(Struct, frozen=True, kw_only=True):
+    """The model's one answer. `finish_reason` is vLLM's: `stop`, `length`, `tool_calls`."""
+
+    content: str
+    finish_reason: str
+    model: str
+    usage: Usage
+
+
+class VLLMClient(Protocol):
+    """A model server."""
+
+    async def chat(self, request: ChatRequest) -> ChatReply:
+        """Return the model's answer. Raises ModelRefused, ModelUnavailable."""
+        ...
+
+    async def close(self) -> None:
+        """Close the session; requests under way are aborted."""
+        ...
+
+
+class ResultPublisher(Protocol):
+    """Where results and dead letters are announced."""
+
+    async def publish(self, message: Message) -> None:
+        """Return once the message is stored, or was before. Raises PublishFailed."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connection, if it is this object's own."""
+        ...
+
+
+class AsyncExecutor(Protocol):
+    """A way to run a coroutine from code that is not async."""
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Return the coroutine's value."""
+        ...
+
+
+class Strategy(Protocol):
+    """A way of working on a task."""
+
+    async def run(self, request: ExecutionRequest, record: AttemptRecord) -> None:
+        """Do the task, writing down in `record` what was done. Raises TaskError."""
+        ...
+
+
+class Stored(Struct, frozen=True, kw_only=True):
+    """A ledger record and the revision at which it was read; revision 0 is none yet."""
+
+    record: TaskRecord | None
+    revision: int
+
+
+class LedgerStore(Protocol):
+    """The key-value bucket with one record a task, changed only by compare-and-set."""
+
+    async def read(self, key: str) -> Stored:
+        """Return what the leader holds. Raises PublishFailed when it does not answer."""
+        ...
+
+    async def write(self, key: str, record: TaskRecord, revision: int) -> int:
+        """Replace the record at `revision`; return the new revision.
+
+        Raises FencedOut when the record has moved on, PublishFailed when no answer came and
+        the write may or may not have happened.
+        """
+        ...
+
+
+class Acknowledger(Protocol):
+    """The four answers to a delivery, each sent without waiting."""
+
+    async def ack(self, delivery: Delivery) -> None:
+        """Take the message off the queue."""
+        ...
+
+    async def nak(self, delivery: Delivery, delay_s: float = 0.0) -> None:
+        """Have the message handed out again, after `delay_s`."""
+        ...
+
+    async def term(self, delivery: Delivery) -> None:
+        """Take the message off the queue as one that never was a task."""
+        ...
+
+    async def in_progress(self, deliveries: Sequence[Delivery]) -> None:
+        """Tell JetStream that these are being worked on."""
+        ...
+
+
+class TaskQueue(Protocol):
+    """The stream of tasks, asked of its leader."""
+
+    async def holds(self, stream_seq: int) -> bool:
+        """Tell whether the message is still there. Raises PublishFailed without an answer."""
+        ...
+
+
+class ArtifactStore(Protocol):
+    """The object store for what is too big for a message."""
+
+    async def put(self, name: str, data: bytes) -> ArtifactRef:
+        """Store the bytes under the name, over what was there. Raises PublishFailed."""
+        ...
+
+
+class EventSink(Protocol):
+    """Where live progress goes; losing an event loses nothing."""
+
+    async def emit(self, event: TaskEvent) -> None:
+        """Send the event without waiting."""
+        ...
+
+
+class Clock(Protocol):
+    """The time, so that a test can say what it is."""
+
+    def __call__(self) -> datetime:
+        """Return the time in UTC."""
+        ...

@@ -1,0 +1,1 @@
+"""Ways of working on a task."""
