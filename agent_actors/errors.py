@@ -42,8 +42,8 @@ class FencedOut(AgentActorsError):
     """Another attempt owns the task by now: publish nothing, ack nothing, nak nothing."""
 
 
-class NotRunning(AgentActorsError):
-    """Nobody runs this task, or not under this lease."""
+class ActorLost(AgentActorsError):
+    """An actor died, or cannot be reached; Ray restarts it, and its tasks go to others."""
 
 
 class TaskError(AgentActorsError):
@@ -73,7 +73,14 @@ class ModelRefused(TaskError):
 
 
 class ModelUnavailable(TaskError):
-    """The model server is away, overloaded, or its answer did not arrive whole."""
+    """The model server is away, overloaded, or its answer did not arrive whole.
+
+    `retry_after_s` is what the server itself asked to be left alone for, when it did.
+    """
+
+    def __init__(self, message: str = "", *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class ModelReplyInvalid(ModelUnavailable):
