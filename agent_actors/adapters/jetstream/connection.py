@@ -1,0 +1,371 @@
+"""One connection to NATS for a whole life, and what its errors mean.
+
+nats-py reports a denied publish, and nothing more about it, to its `error_cb`; the request
+itself would only time out. So requests go through a table of our own, where the server's words
+end the very request that they are about. It also spares two random names and a timeout task a
+request.
+"""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import msgspec
+import structlog
+from msgspec import Struct
+from nats.aio.msg import Msg
+from nats.errors import Error, SlowConsumerError
+from nats.js import JetStreamContext
+
+from agent_actors.adapters.jetstream.options import (
+    SecureClient,
+    connect_options,
+    explain,
+    redacted,
+    wants_tls,
+)
+from agent_actors.config import NatsConfig
+from agent_actors.errors import (
+    AgentActorsError,
+    FencedOut,
+    PermissionDenied,
+    PublishFailed,
+    ServiceUnreachable,
+    StreamMissing,
+)
+
+API_PREFIX = "$JS.API."
+CLOSE_TIMEOUT_S = 2
+NO_LEADER_WAIT_S = 0.25
+
+# nats-server ends a connection for good when subject, reply subject and two lengths are longer
+# than its `max_control_line`, 4096 bytes by default, or headers and payload than `max_payload`.
+MAX_SUBJECT_BYTES = 3_800
+HEADER_FRAME_BYTES = len("NATS/1.0\r\n\r\n")
+HEADER_LINE_BYTES = len(": \r\n")
+
+# nats-server's errors.json.
+NO_STREAM = 10059
+NO_CONSUMER = 10014
+WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
+
+# nats-py hands on the server's words in lower case.
+DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"')
+
+log = structlog.get_logger(__name__)
+
+
+class NoResponders(PublishFailed):
+    """Nobody listens on the subject: no stream takes it, or its leader is being elected."""
+
+
+class ApiError(PublishFailed):
+    """JetStream refused; `err_code` tells why, by nats-server's errors.json."""
+
+    def __init__(self, message: str, *, code: int, err_code: int) -> None:
+        super().__init__(message)
+        self.code = code
+        self.err_code = err_code
+
+
+class PubAck(Struct, frozen=True, kw_only=True):
+    """A stored message; `duplicate` when its `Nats-Msg-Id` had been stored before."""
+
+    stream: str
+    seq: int
+    duplicate: bool
+
+
+class Fault(Struct, frozen=True, kw_only=True):
+    """The `error` in an answer of JetStream."""
+
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class PubReply(Struct, frozen=True, kw_only=True):
+    """JetStream's answer to a publish."""
+
+    stream: str = ""
+    seq: int = 0
+    duplicate: bool = False
+    error: Fault | None = None
+
+
+_pub_reply = msgspec.json.Decoder(PubReply)
+_api_reply = msgspec.json.Decoder(dict[str, Any])
+
+
+async def connect(
+    config: NatsConfig, *, name: str, on_closed: Callable[[], None] | None = None
+) -> "Connection":
+    """Return a connection that reconnects for ever; the server lists it under `name`.
+
+    Each URL is tried three times at first. `on_closed` is called when the server ends the
+    connection for good (not by `close()`): a process that lives by it had better end too.
+    Raises ConfigError, ServiceUnreachable, and PermissionDenied when we may not get replies.
+    """
+    connection = Connection(config, name=name, on_closed=on_closed)
+    await connection.open()
+    return connection
+
+
+class Connection:
+    """A NATS client whose requests fail with errors that say what is wrong; see `connect`."""
+
+    def __init__(
+        self, config: NatsConfig, *, name: str, on_closed: Callable[[], None] | None = None
+    ) -> None:
+        self._timeout_s = config.request_timeout_s
+        self._connect_timeout_s = config.connect_timeout_s
+        self._url = redacted(config.url)
+        self._options = connect_options(config, name)
+        self._on_closed = on_closed
+        self._log = log.bind(connection=name, url=self._url)
+        self._last_error: Exception | None = None
+        self._opened = False
+        self._closing = False
+        self._tokens = count()
+        self._waiting: dict[str, tuple[str, asyncio.Future[Msg | AgentActorsError]]] = {}
+        self._replies = ""
+        self._replies_denied = ""
+        self.nc = SecureClient(secure=wants_tls(config))
+        self.js = JetStreamContext(self.nc, timeout=self._timeout_s)
+
+    async def open(self) -> None:
+        """Connect and subscribe to replies. Raises ServiceUnreachable, PermissionDenied."""
+        try:
+            await self.nc.connect(
+                **self._options,
+                error_cb=self._on_error,
+                disconnected_cb=self._on_disconnected,
+                reconnected_cb=self._on_reconnected,
+                closed_cb=self._on_nats_closed,
+            )
+            inbox = self.nc.new_inbox()
+            self._replies = f"{inbox}."
+            await self.nc.subscribe(f"{inbox}.*", cb=self._on_reply)  # pyright: ignore[reportUnknownMemberType]
+            # The answer to this ping comes after a denial of the subscription, if there is one.
+            await self.nc.flush(timeout=round(self._connect_timeout_s) or 1)
+        except (Error, OSError) as error:
+            await self.close()
+            reason = explain(self._last_error or error, self._connect_timeout_s)
+            raise ServiceUnreachable(f"cannot connect to NATS at {self._url}: {reason}") from error
+        if denied := self._replies_denied:
+            await self.close()
+            raise PermissionDenied(denied)
+        self.nc.options["max_reconnect_attempts"] = -1
+        self._opened = True
+        self._log.info("nats.connected")
+
+    async def close(self) -> None:
+        """Send what is buffered and close; takes a few seconds at most, whatever the server does.
+
+        Requests that still wait fail with PublishFailed.
+        """
+        self._closing = True
+        closing = asyncio.ensure_future(self._flush_and_close())
+        await asyncio.wait({closing}, timeout=2 * CLOSE_TIMEOUT_S)
+        closing.cancel()
+        self._fail_all(PublishFailed("the connection to NATS was closed before the answer came"))
+
+    async def publish_stored(
+        self,
+        subject: str,
+        payload: bytes,
+        headers: dict[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> PubAck:
+        """Return once a stream has stored the message, or had stored it before.
+
+        Raises FencedOut when the expected last sequence is another one; PublishFailed when no
+        answer came within `timeout_s` (the message may or may not be stored), ApiError or
+        NoResponders when it certainly is not; StreamMissing; PermissionDenied.
+        """
+        limit_s = timeout_s or self._timeout_s
+        reply = _pub_reply.decode(await self._to_stream(subject, payload, headers, limit_s))
+        if reply.error is not None:
+            raise _error_for(reply.error, subject)
+        return PubAck(stream=reply.stream, seq=reply.seq, duplicate=reply.duplicate)
+
+    async def api(
+        self, request: str, payload: bytes = b"", timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        """Return JetStream's answer to `$JS.API.<request>`, such as `STREAM.INFO.AGENT_TASKS`.
+
+        Raises StreamMissing when the stream or the consumer is not there, another ApiError as
+        JetStream says, PublishFailed without an answer, PermissionDenied.
+        """
+        subject = API_PREFIX + request
+        try:
+            message = await self._exchange(subject, payload, None, timeout_s or self._timeout_s)
+        except NoResponders as error:
+            raise ServiceUnreachable(
+                f"{self._url} has no JetStream for this account: switch it on in nats-server"
+            ) from error
+        answer = _api_reply.decode(message.data)
+        if "error" in answer:
+            raise _error_for(msgspec.convert(answer["error"], Fault), subject)
+        return answer
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        headers: dict[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> Msg:
+        """Return somebody's answer. Raises PublishFailed (none), NoResponders, PermissionDenied."""
+        return await self._exchange(subject, payload, headers, timeout_s or self._timeout_s)
+
+    async def _to_stream(
+        self, subject: str, payload: bytes, headers: dict[str, str] | None, timeout_s: float
+    ) -> bytes:
+        """Ask again while nobody listens: a stream has no leader for a moment now and then."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        while True:
+            left_s = deadline - loop.time()
+            try:
+                return (await self._exchange(subject, payload, headers, left_s)).data
+            except NoResponders:
+                if left_s < 2 * NO_LEADER_WAIT_S:
+                    raise
+                await asyncio.sleep(NO_LEADER_WAIT_S)
+
+    async def _exchange(
+        self, subject: str, payload: bytes, headers: dict[str, str] | None, timeout_s: float
+    ) -> Msg:
+        if self._replies_denied:
+            raise PermissionDenied(self._replies_denied)
+        self._check_size(subject, payload, headers)
+        loop = asyncio.get_running_loop()
+        token = str(next(self._tokens))
+        future: asyncio.Future[Msg | AgentActorsError] = loop.create_future()
+        self._waiting[token] = subject, future
+        timer = loop.call_later(timeout_s, _settle, future, _no_answer(subject, timeout_s))
+        try:
+            await self._send(subject, payload, self._replies + token, headers)
+            answer = await future
+        finally:
+            timer.cancel()
+            del self._waiting[token]
+        if isinstance(answer, AgentActorsError):
+            raise answer
+        if not answer.data and answer.headers and answer.headers.get("Status") == "503":
+            raise NoResponders(f"nobody answers on {subject}: `agent-actors provision` makes it")
+        return answer
+
+    async def _send(
+        self, subject: str, payload: bytes, reply: str, headers: dict[str, str] | None
+    ) -> None:
+        cancels = _cancel_requests()
+        try:
+            await self.nc.publish(subject, payload, reply, headers)
+        except Error as error:
+            raise PublishFailed(f"{subject}: {explain(error)}") from error
+        # nats-py swallows a cancellation that meets it waiting for room in its buffer.
+        if _cancel_requests() > cancels:
+            raise asyncio.CancelledError
+
+    def _check_size(self, subject: str, payload: bytes, headers: dict[str, str] | None) -> None:
+        size = len(payload)
+        if headers:
+            size += HEADER_FRAME_BYTES + sum(
+                len(name) + len(value.encode()) + HEADER_LINE_BYTES
+                for name, value in headers.items()
+            )
+        if size > self.nc.max_payload:
+            raise PublishFailed(
+                f"{subject}: headers and payload are {size} bytes; "
+                f"the server takes {self.nc.max_payload} (max_payload)"
+            )
+        if len(subject) * 4 > MAX_SUBJECT_BYTES < len(subject.encode()):
+            raise PublishFailed(f"the subject {subject[:80]}... is over {MAX_SUBJECT_BYTES} bytes")
+
+    async def _on_reply(self, message: Msg) -> None:
+        waiting = self._waiting.get(message.subject.rpartition(".")[2])
+        if waiting is not None:
+            _settle(waiting[1], message)
+
+    async def _on_error(self, error: Exception) -> None:
+        self._last_error = error
+        denied = DENIED.search(str(error))
+        if denied is not None:
+            self._on_denied(*denied.groups())
+        elif isinstance(error, SlowConsumerError):
+            self._log.warning("nats.slow_consumer", subject=error.subject)
+        else:
+            self._log.debug("nats.error", reason=explain(error, self._connect_timeout_s))
+
+    def _on_denied(self, verb: str, subject: str) -> None:
+        replies = f"{self._replies}*"
+        if verb == "subscription" and subject == replies.lower():
+            self._replies_denied = (
+                f'Permissions Violation for Subscription to "{replies}": '
+                "allow nats.inbox_prefix with .> to this user"
+            )
+            self._fail_all(PermissionDenied(self._replies_denied))
+        for asked, future in tuple(self._waiting.values()):
+            if verb == "publish" and asked.lower() == subject:
+                _settle(future, PermissionDenied(f'Permissions Violation for Publish to "{asked}"'))
+        self._log.warning("nats.denied", verb=verb, subject=subject)
+
+    async def _on_disconnected(self) -> None:
+        # The answers to what was sent are lost: nobody listened when they came.
+        self._fail_all(PublishFailed("the connection to NATS was lost before the answer came"))
+        self._replies_denied = ""
+        if not self._closing:
+            self._log.warning("nats.disconnected")
+
+    async def _on_reconnected(self) -> None:
+        self._log.info("nats.reconnected")
+
+    async def _on_nats_closed(self) -> None:
+        if self._closing or not self._opened:
+            return
+        reason = explain(self.nc.last_error or self._last_error or Error("unknown"))
+        self._log.error("nats.closed", reason=reason)
+        if self._on_closed is not None:
+            self._on_closed()
+
+    def _fail_all(self, error: AgentActorsError) -> None:
+        for _, future in tuple(self._waiting.values()):
+            _settle(future, error)
+
+    async def _flush_and_close(self) -> None:
+        with contextlib.suppress(Error, OSError):
+            if self.nc.is_connected:
+                await self.nc.flush(timeout=CLOSE_TIMEOUT_S)
+        with contextlib.suppress(Error, OSError):
+            await self.nc.close()
+
+
+def _settle(
+    future: "asyncio.Future[Msg | AgentActorsError]", outcome: Msg | AgentActorsError
+) -> None:
+    """Set the outcome; an error as a value, so that one nobody awaits any more is not logged."""
+    if not future.done():
+        future.set_result(outcome)
+
+
+def _no_answer(subject: str, timeout_s: float) -> PublishFailed:
+    return PublishFailed(f"no answer on {subject} within {timeout_s:g} s")
+
+
+def _cancel_requests() -> int:
+    task = asyncio.current_task()
+    return task.cancelling() if task is not None else 0
+
+
+def _error_for(fault: Fault, subject: str) -> AgentActorsError:
+    message = f"{subject}: {fault.description}"
+    if fault.err_code in WRONG_LAST_SEQUENCE:
+        return FencedOut(message)
+    if fault.err_code in {NO_STREAM, NO_CONSUMER}:
+        return StreamMissing(f"{message}: run `agent-actors provision`")
+    return ApiError(f"{message} ({fault.err_code})", code=fault.code, err_code=fault.err_code)
