@@ -1,0 +1,1 @@
+"""What `up` starts when nothing is configured: a NATS server and a simulated model server."""
