@@ -1,0 +1,245 @@
+"""What a model server's HTTP answer means: a reply, a refusal, or a failure to try again.
+
+Pure. The shapes are those that vLLM 0.32 was seen to send, and the flatter error body of
+versions before 0.10.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, cast
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from agent_actors.adapters.vllm.endpoints import Endpoint
+from agent_actors.contract import Usage, utc_now
+from agent_actors.errors import ModelRefused, ModelReplyInvalid, ModelUnavailable
+from agent_actors.ports import ChatReply
+
+MAX_QUOTE_CHARS = 300
+MAX_MESSAGE_CHARS = 2_000
+MAX_RETRY_AFTER_S = 86_400.0
+
+OK = 200
+# Timeouts of a gateway, "too early" and "too many": the same request may pass a moment later.
+BUSY_STATUSES = frozenset({408, 425, 429})
+# Not implemented, HTTP version: no server of this kind will ever take the request.
+HOPELESS_STATUSES = frozenset({501, 505})
+
+
+class AttemptFailed(Exception):
+    """One HTTP request failed: the error to raise in the end, and what to do before that.
+
+    `retry`: the same request may well succeed now. `unhealthy`: this endpoint is to be left
+    out until a probe succeeds.
+    """
+
+    def __init__(
+        self, error: ModelUnavailable, *, retry: bool = True, unhealthy: bool = False
+    ) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.retry = retry
+        self.unhealthy = unhealthy
+
+
+def read_reply(endpoint: Endpoint, headers: Mapping[str, str], body: bytes) -> ChatReply:
+    """Return the reply in the body of a 200. Raises AttemptFailed, ModelRefused."""
+    content_type = headers.get("Content-Type", "")
+    if content_type and "json" not in content_type:
+        raise _invalid(endpoint, f"answered {content_type}, not JSON", body)
+    completion = _decode(endpoint, body)
+    if completion.error is not None:
+        raise _error_inside(endpoint, body)
+    choice = _first_choice(endpoint, completion, body)
+    if choice.finish_reason is None:
+        raise _invalid(endpoint, "answered without a finish_reason", body)
+    if choice.finish_reason == "abort":
+        error = ModelUnavailable(
+            f"{endpoint.name} aborted the answer (finish_reason abort): it is shutting down"
+        )
+        raise AttemptFailed(error, unhealthy=True)
+    return ChatReply(
+        content=_content(endpoint, choice, body),
+        finish_reason=choice.finish_reason,
+        model=completion.model or "",
+        usage=_usage(completion.usage),
+    )
+
+
+def read_failure(
+    endpoint: Endpoint, status: int, headers: Mapping[str, str], body: bytes
+) -> ModelRefused | AttemptFailed:
+    """Return what an answer other than 200 means."""
+    if status < 300:
+        return _invalid(endpoint, f"answered HTTP {status} where 200 is due", body)
+    if status < 400:
+        return ModelRefused(
+            f"{endpoint.name} answered HTTP {status}, a redirection to "
+            f"{endpoint.redacted(headers.get('Location', 'nowhere'))}, which is not followed; "
+            "vllm.urls must name the server itself"
+        )
+    wait_s = retry_after_s(headers.get("Retry-After"), utc_now())
+    return _error(endpoint, status, f"HTTP {status}", body, wait_s)
+
+
+def too_long(endpoint: Endpoint, max_bytes: int) -> AttemptFailed:
+    """Return the failure of an answer that did not end; the next one would not either."""
+    error = ModelReplyInvalid(
+        f"{endpoint.name} answered more than {max_bytes} bytes (vllm.max_response_bytes)"
+    )
+    return AttemptFailed(error, retry=False)
+
+
+def retry_after_s(value: str | None, now: datetime) -> float | None:
+    """Return the seconds that a Retry-After header asks for, at most a day; None if it is none."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = _seconds_until(value, now)
+    if seconds is None or not seconds >= 0:  # also false for NaN
+        return None
+    return min(seconds, MAX_RETRY_AFTER_S)
+
+
+class _Message(Struct):
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+
+
+class _Choice(Struct):
+    message: _Message | None = None
+    finish_reason: str | None = None
+
+
+class _Usage(Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+
+
+class _Completion(Struct):
+    choices: list[_Choice] | UnsetType | None = UNSET
+    model: str | None = None
+    usage: _Usage | None = None
+    error: Any = None
+
+
+_completions = msgspec.json.Decoder(_Completion)
+
+
+def _decode(endpoint: Endpoint, body: bytes) -> _Completion:
+    try:
+        return _completions.decode(body)
+    except msgspec.ValidationError as error:
+        raise _invalid(endpoint, f"answered what vLLM does not: {error}", body) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        cut_off = "truncated" in str(error)  # msgspec has one class for both
+        what = "answered JSON that is cut off" if cut_off else f"answered no JSON ({error})"
+        raise _invalid(endpoint, what, body) from None
+
+
+def _first_choice(endpoint: Endpoint, completion: _Completion, body: bytes) -> _Choice:
+    if completion.choices is UNSET:
+        raise _invalid(endpoint, "answered without choices", body)
+    if not completion.choices:
+        raise _invalid(endpoint, "answered with no choice in choices", body)
+    return completion.choices[0]
+
+
+def _content(endpoint: Endpoint, choice: _Choice, body: bytes) -> str:
+    message = choice.message
+    if message is None:
+        raise _invalid(endpoint, "answered a choice without a message", body)
+    if message.content is not None:
+        return message.content
+    # A reasoning model that stops while it still reasons leaves the content null, and would do
+    # so again: that answer is empty or cut off, not invalid.
+    if choice.finish_reason == "length" or message.reasoning or message.reasoning_content:
+        return ""
+    raise _invalid(endpoint, f"answered null content (finish_reason {choice.finish_reason})", body)
+
+
+def _usage(usage: _Usage | None) -> Usage:
+    if usage is None:
+        return Usage()
+    prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
+    return Usage(
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        total_tokens=usage.total_tokens or prompt + completion,
+    )
+
+
+def _error_inside(endpoint: Endpoint, body: bytes) -> ModelRefused | AttemptFailed:
+    match msgspec.json.decode(body):
+        case {"error": {"code": int(code)}} if 400 <= code < 600:
+            return _error(endpoint, code, f"HTTP 200 with error {code} inside", body)
+        case _:
+            said = _said(endpoint, body)
+            return AttemptFailed(
+                ModelReplyInvalid(f"{endpoint.name} answered HTTP 200 with an error inside: {said}")
+            )
+
+
+def _error(
+    endpoint: Endpoint, status: int, how: str, body: bytes, wait_s: float | None = None
+) -> ModelRefused | AttemptFailed:
+    said = _said(endpoint, body)
+    if status not in BUSY_STATUSES and (status < 500 or status in HOPELESS_STATUSES):
+        return ModelRefused(f"{endpoint.name} refused the request: {how}: {said}")
+    error = ModelUnavailable(f"{endpoint.name} answered {how}: {said}", retry_after_s=wait_s)
+    return AttemptFailed(error, unhealthy=status >= 500)
+
+
+def _said(endpoint: Endpoint, body: bytes) -> str:
+    """Return what an error body says, whichever of the known shapes it has."""
+    try:
+        said = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _quoted(endpoint, body)
+    match said:
+        case {"error": {"message": str(message)} as error}:
+            text = _with_details(message, cast("dict[str, Any]", error))
+        case {"error": str(message)} | {"detail": str(message)}:
+            text = message
+        case {"message": str(message)}:
+            text = _with_details(message, cast("dict[str, Any]", said))
+        case _:
+            return _quoted(endpoint, body)
+    return endpoint.redacted(text)[:MAX_MESSAGE_CHARS]
+
+
+def _with_details(message: str, error: dict[str, Any]) -> str:
+    known = {key: error.get(key) for key in ("type", "param", "code")}
+    details = ", ".join(f"{key} {value}" for key, value in known.items() if value is not None)
+    return f"{message} ({details})" if details else message
+
+
+def _invalid(endpoint: Endpoint, what: str, body: bytes) -> AttemptFailed:
+    return AttemptFailed(
+        ModelReplyInvalid(f"{endpoint.name} {what}; it said: {_quoted(endpoint, body)}")
+    )
+
+
+def _quoted(endpoint: Endpoint, body: bytes) -> str:
+    # Cut twice: the whole may be megabytes, and half a secret would not be recognised.
+    start = body[: 4 * MAX_QUOTE_CHARS + len(endpoint.secret)].decode(errors="replace")
+    text = endpoint.redacted(start).strip()
+    if not text:
+        return "nothing"
+    return repr(text if len(text) <= MAX_QUOTE_CHARS else text[:MAX_QUOTE_CHARS] + "…")
+
+
+def _seconds_until(value: str, now: datetime) -> float | None:
+    try:
+        then = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if then.tzinfo is None:
+        then = then.replace(tzinfo=UTC)
+    return max(0.0, (then - now).total_seconds())

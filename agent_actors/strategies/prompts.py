@@ -1,0 +1,161 @@
+"""What the model is told: who it is (system), and the task with all that belongs to it (user).
+
+Pure and deterministic: the same request always gives the same text, so that the model server's
+prefix cache helps all tasks of one role.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+import msgspec
+
+from agent_actors.contract import AgentRole, Constraints
+from agent_actors.ports import ChatMessage, ExecutionRequest
+
+ROLE_PROMPTS: Mapping[str, str] = {
+    AgentRole.DEV: (
+        "You are a senior software engineer. Propose an implementation that is correct, readable "
+        "and no larger than the task needs. Show the complete code that matters, name the files "
+        "it belongs to, handle errors and edge cases, and say how to test it. State each "
+        "assumption that you had to make."
+    ),
+    AgentRole.QA: (
+        "You are a senior quality engineer. Derive from the requirements what could go wrong: "
+        "normal cases, boundaries, invalid input, concurrency, failure and recovery, security. "
+        "Propose concrete test cases, each with its precondition, steps and expected result, most "
+        "valuable first, and name what cannot be tested from what you were given."
+    ),
+    AgentRole.ARCHITECT: (
+        "You are a software architect. Propose a design: the components and their "
+        "responsibilities, the interfaces and data that pass between them, and how it behaves "
+        "under load and failure. Weigh at least one alternative, give the reason for each "
+        "decision, and name the risks and what would make you decide differently."
+    ),
+    AgentRole.DEVOPS: (
+        "You are a senior DevOps engineer. Propose how to build, deploy and operate what is asked "
+        "for: give complete configuration or commands, safe to repeat and to roll back. Cover "
+        "secrets, least privilege, resource limits, monitoring, alerts and recovery, and say how "
+        "to verify each step."
+    ),
+    AgentRole.DATA: (
+        "You are a senior data engineer. Propose schemas, queries, pipelines or migrations that "
+        "are correct for the volumes and access patterns given. Cover keys and constraints, data "
+        "quality checks, repeated runs, late and duplicate data, privacy, and how to migrate "
+        "without losing data."
+    ),
+    AgentRole.TASK_EXTRACTOR: (
+        "You extract tasks from text. List every task that the text asks for, and none that it "
+        "does not: split what can be done separately, merge duplicates, keep the text's own "
+        "terms. Give each task a title, a description that can be acted on, the role that should "
+        "do it (DEV, QA, ARCHITECT, DEVOPS or DATA) and the tasks it depends on. Unless another "
+        "format is asked for, answer with a JSON array of objects with the keys title, "
+        "description, role and depends_on."
+    ),
+}
+
+GENERIC_PROMPT = (
+    "You are an expert working in the role {role}. Propose a complete and practical solution from "
+    "the point of view of that role, and state each assumption that you had to make."
+)
+
+RULES = (
+    "Fulfil every requirement. If a rubric is given, your answer is judged by it. Answer the task "
+    "itself, without preamble, and say so plainly when something needed is missing."
+)
+
+ALTERNATIVE = (
+    "Others have been asked the same. Do not give the most obvious solution: take a clearly "
+    "different approach that still meets every requirement, and say in a sentence or two how it "
+    "differs and when it is the better choice."
+)
+
+INDENT = "  "
+
+_known_constraints = frozenset(Constraints.__struct_fields__)
+_json = msgspec.json.Encoder().encode
+
+
+def messages(request: ExecutionRequest) -> tuple[ChatMessage, ChatMessage]:
+    """Return the two messages that open the conversation about a task."""
+    return (
+        ChatMessage(role="system", content=_who(request)),
+        ChatMessage(role="user", content=_what(request)),
+    )
+
+
+def _who(request: ExecutionRequest) -> str:
+    role = str(request.agent.role)
+    prompt = (
+        request.agent.prompt
+        or ROLE_PROMPTS.get(role.upper())
+        or GENERIC_PROMPT.format(role=role or "of a generalist")
+    )
+    return f"{prompt.strip()}\n\n{RULES}"
+
+
+def _what(request: ExecutionRequest) -> str:
+    asked = request.constraints
+    sections = {
+        "Rubric": asked.rubric,
+        "Requirements": asked.requirements,
+        "Context": asked.context,
+        "Task": request.task.task_description,
+        "Metadata": asked.metadata,
+        "Further constraints": _further(request.task.constraints),
+        "Alternative view": ALTERNATIVE if request.task.diversity else None,
+        "Answer format": _answer_format(asked.response_format),
+    }
+    texts = ((title, "\n".join(_lines(value))) for title, value in sections.items())
+    return "\n\n".join(f"# {title}\n\n{text}" for title, text in texts if text)
+
+
+def _further(constraints: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys that mean nothing to us but may to the model: the plain ones."""
+    return {
+        key: value
+        for key, value in constraints.items()
+        if key not in _known_constraints and _is_plain(value)
+    }
+
+
+def _is_plain(value: Any) -> bool:  # noqa: ANN401 - any JSON value
+    if isinstance(value, list):
+        return all(isinstance(item, str | int | float) for item in cast("list[Any]", value))
+    return isinstance(value, str | int | float)
+
+
+def _answer_format(response_format: Mapping[str, Any] | None) -> str | None:
+    # The server forces the form; a model that is told of it fills it with better content.
+    match response_format:
+        case {"type": "json_schema", "json_schema": {"schema": schema}}:
+            return f"JSON only, valid against this JSON Schema:\n\n{_json(schema).decode()}"
+        case {"type": "json_object"}:
+            return "One JSON object and nothing else."
+        case _:
+            return None
+
+
+def _lines(value: Any) -> Iterable[str]:  # noqa: ANN401 - any JSON value
+    """Yield a JSON value as readable lines: text as it is, lists and maps as nested bullets."""
+    match value:
+        case str():
+            yield from value.strip().splitlines()
+        case list():
+            for item in cast("list[Any]", value):
+                yield from _bullet("-", item)
+        case dict():
+            for key, item in cast("dict[str, Any]", value).items():
+                yield from _bullet(f"- {key}:", item)
+        case None:
+            return
+        case _:
+            yield _json(value).decode()
+
+
+def _bullet(mark: str, value: Any) -> Iterable[str]:  # noqa: ANN401 - any JSON value
+    lines = list(_lines(value))
+    if isinstance(value, list | dict) or len(lines) > 1:
+        yield mark
+        yield from (INDENT + line for line in lines)
+    else:
+        yield " ".join((mark, *lines))
