@@ -44,6 +44,9 @@ ATTEMPTS_HEADER = "Agent-Actors-Attempts"
 SOURCE_HEADER = "Agent-Actors-Source"
 SUBJECT_HEADER = "Agent-Actors-Subject"
 GENERATION_HEADER = "Agent-Actors-Generation"
+OBJECT_HEADER = "Agent-Actors-Object"
+OBJECT_SIZE_HEADER = "Agent-Actors-Object-Size"
+OBJECT_SHA256_HEADER = "Agent-Actors-Object-SHA256"
 ORIGINAL_HEADER_PREFIX = "Agent-Actors-Original-"
 
 # Limits.
@@ -69,6 +72,7 @@ class AgentRole(StrEnum):
     TASK_EXTRACTOR = "TASK_EXTRACTOR"
 
 
+ResultStatus = Literal["completed", "failed"]
 Seconds = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]
 Count = Annotated[int, Meta(ge=1, le=2**53)]
 Text = str | list[Any] | dict[str, Any]
@@ -171,7 +175,7 @@ class AgentResult(Struct, frozen=True, kw_only=True):
     task_id: str
     agent_id: str
     role: str
-    status: Literal["completed", "failed"]
+    status: ResultStatus
     success: bool
     duration_ms: float
     timestamp: datetime
@@ -187,11 +191,6 @@ class AgentResult(Struct, frozen=True, kw_only=True):
     constraints: dict[str, Any] = {}
     attempt: int = 0
     usage: Usage = Usage()
-
-    @property
-    def subject(self) -> str:
-        """The subject on which this result is announced."""
-        return COMPLETED_SUBJECT if self.status == "completed" else FAILED_SUBJECT
 
 
 EventKind = Literal["started", "retry", "finished"]
@@ -331,6 +330,11 @@ def task_key(task_id: str) -> str:
 def task_subject(role: str) -> str:
     """Return the subject to which a task of this role is published."""
     return TASK_PREFIX + (role.lower() or "task")
+
+
+def response_subject(status: ResultStatus) -> str:
+    """Return the subject on which results with this status are announced."""
+    return COMPLETED_SUBJECT if status == "completed" else FAILED_SUBJECT
 
 
 def event_subject(task_id: str, kind: str) -> str:

@@ -12,6 +12,8 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from agent_actors.contract import AgentResult, TaskStatus
+
 State = Literal["running", "waiting", "completed", "failed"]
 
 
@@ -161,6 +163,19 @@ def release(
 def never_begun(claim: Claim) -> TaskRecord:
     """Return the record of a delivery given back before anybody began it."""
     return release(replace(_running(claim), attempt=0), claim.now)
+
+
+def status_of(task_id: str, record: TaskRecord | None) -> TaskStatus:
+    """Return where a task stands, for those who ask."""
+    if record is None:
+        return TaskStatus(task_id=task_id, state="unknown")
+    return TaskStatus(
+        task_id=task_id,
+        state=record.state,
+        attempt=record.attempt,
+        agent_id=record.agent_id,
+        result=msgspec.json.decode(record.result, type=AgentResult) if record.is_terminal else None,
+    )
 
 
 def _takes_over(found: TaskRecord, claim: Claim) -> bool:

@@ -241,3 +241,80 @@ class Clock(Protocol):
     def __call__(self) -> datetime:
         """Return the time in UTC."""
         ...
+
+
+class ActorReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an actor says of itself in each of its answers.
+
+    `incarnation` changes when the actor is restarted, `version` grows with each change of its
+    slots. `refused` and `finished` are ids of deliveries; `held` is filled by `hello` only.
+    """
+
+    incarnation: str
+    version: int
+    slots: int
+    free: int
+    refused: list[str] = []
+    finished: list[str] = []
+    held: list[Delivery] = []
+
+
+class ActorHandle(Protocol):
+    """A way to talk to one actor. Every verb raises ActorLost when the actor does not answer."""
+
+    async def hello(self, supervisor_id: str) -> ActorReport:
+        """Return the actor's slots and what it holds of this supervisor's deliveries."""
+        ...
+
+    async def submit(self, supervisor_id: str, batch: Sequence[Delivery]) -> ActorReport:
+        """Hand over deliveries; return at once, with those that found no slot."""
+        ...
+
+    async def completions(self, supervisor_id: str) -> ActorReport:
+        """Wait until something of this supervisor's is settled; return all that is."""
+        ...
+
+    async def stop(self, grace_s: float) -> None:
+        """Let the actor finish what it can in `grace_s` seconds, give back the rest, and end."""
+        ...
+
+
+class ActorRuntime(Protocol):
+    """Where actors come from and go to."""
+
+    async def start(self, pool_name: str, agent_id: str) -> ActorHandle:
+        """Return a handle on the actor of this name, starting it if there is none."""
+        ...
+
+
+class Backlog(Struct, frozen=True, kw_only=True):
+    """What a pool's consumer knows: messages never handed out yet, and those not acked yet."""
+
+    pending: int
+    unacked: int
+
+
+class TaskSource(Protocol):
+    """A pool's durable consumer; what is asked for comes to the callback it was opened with."""
+
+    @property
+    def outstanding(self) -> int:
+        """How many deliveries have been asked for and have not come."""
+        ...
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing can be pulled; empty when all is well."""
+        ...
+
+    async def pull(self, count: int) -> None:
+        """Ask for this many more deliveries."""
+        ...
+
+    async def backlog(self) -> Backlog:
+        """Return what waits. Raises PublishFailed without an answer."""
+        ...
+
+    async def close(self) -> None:
+        """Ask for nothing more; what is under way still comes before this returns."""
+        ...

@@ -1,0 +1,307 @@
+"""A delivery from beginning to end, so that its task gets exactly one terminal result.
+
+Read `SettleDelivery.__call__`, then `_work`: commit, announce and ack stand there one after
+the other, and a crash between any two of them is mended by the next delivery.
+"""
+
+import asyncio
+import random
+import uuid
+from typing import Any, Literal
+
+import structlog
+from structlog.contextvars import bind_contextvars
+
+from agent_actors.announcement import announcements, dead_letter, result_message
+from agent_actors.config import PoolConfig
+from agent_actors.contract import (
+    PAYLOAD_MARGIN_BYTES,
+    AgentResult,
+    AgentTask,
+    EventKind,
+    TaskEvent,
+    encode,
+    role_token,
+)
+from agent_actors.disposition import Retry, dispose
+from agent_actors.errors import FencedOut, TaskIdConflict
+from agent_actors.execution import ExecuteAgentTask, Outcome
+from agent_actors.leases import Lease, Leases
+from agent_actors.ledger import (
+    AckCopy,
+    Announce,
+    Claim,
+    Conflict,
+    DeadLetterReason,
+    Stale,
+    TaskRecord,
+)
+from agent_actors.oversize import fit_dead_letter, fit_result
+from agent_actors.patience import until_answered
+from agent_actors.ports import (
+    Acknowledger,
+    AgentConfig,
+    ArtifactStore,
+    Clock,
+    Delivery,
+    EventSink,
+    ExecutionRequest,
+    Message,
+    ResultPublisher,
+)
+from agent_actors.reading import BrokenTask, ValidTask, read
+
+log = structlog.get_logger()
+
+Settled = Literal[
+    "completed",
+    "failed",
+    "retried",
+    "released",
+    "fenced",
+    "announced",
+    "copy",
+    "stale",
+    "conflict",
+    "buried",
+]
+
+
+class SettleDelivery:
+    """Settles deliveries for one agent: reads, begins, attempts, commits, announces, acks."""
+
+    def __init__(  # noqa: PLR0913 - here all ports meet
+        self,
+        *,
+        agent_id: str,
+        pool_name: str,
+        pool: PoolConfig,
+        max_payload_bytes: int,
+        execute: ExecuteAgentTask,
+        leases: Leases,
+        publisher: ResultPublisher,
+        acks: Acknowledger,
+        artifacts: ArtifactStore,
+        events: EventSink,
+        clock: Clock,
+    ) -> None:
+        self._agent_id = agent_id
+        self._pool_name = pool_name
+        self._pool = pool
+        self._max_payload_bytes = max_payload_bytes
+        self._max_body_bytes = max_payload_bytes - PAYLOAD_MARGIN_BYTES
+        self._execute = execute
+        self._leases = leases
+        self._publisher = publisher
+        self._acks = acks
+        self._artifacts = artifacts
+        self._events = events
+        self._clock = clock
+        self._attempts: dict[str, asyncio.Task[Outcome]] = {}
+
+    async def __call__(self, delivery: Delivery) -> Settled:
+        """Settle one delivery and say how. Waits for NATS as long as it is away.
+
+        Raises PermissionDenied and StreamMissing, with the message still in the queue.
+        """
+        reading = read(delivery, max_bytes=self._max_body_bytes)
+        bind_contextvars(
+            pool=self._pool_name,
+            agent_id=self._agent_id,
+            task_id=reading.task_id or f"unknown:{delivery.stream}:{delivery.source.stream_seq}",
+        )
+        log.debug("task.read", num_delivered=delivery.source.num_delivered)
+        settled = await self._settle(delivery, reading)
+        log.info("task.settled", disposition=settled)
+        return settled
+
+    def give_back(self) -> None:
+        """End all attempts under way; their settlements release the tasks and nak them."""
+        for attempt in self._attempts.values():
+            attempt.cancel()
+
+    async def _settle(self, delivery: Delivery, reading: ValidTask | BrokenTask) -> Settled:
+        if isinstance(reading, BrokenTask) and not reading.task_id:
+            return await self._bury(delivery, reading)
+        match await self._leases.begin(self._claim(delivery, reading)):
+            case Lease() as lease:
+                try:
+                    return await self._work(delivery, reading, lease)
+                except FencedOut:
+                    return "fenced"
+            case Announce(record):
+                await self._announce(record, delivery)
+                await self._acks.ack(delivery)
+                return "announced"
+            case AckCopy():
+                await self._acks.ack(delivery)
+                return "copy"
+            case Conflict():
+                await self._report_conflict(delivery, reading)
+                await self._acks.ack(delivery)
+                return "conflict"
+            case Stale():
+                return "stale"
+
+    async def _work(
+        self, delivery: Delivery, reading: ValidTask | BrokenTask, lease: Lease
+    ) -> Settled:
+        """Attempt the task and end it, or give it back. Raises FencedOut."""
+        bind_contextvars(attempt=lease.record.attempt)
+        log.debug("task.begun")
+        await self._emit("started", lease.record)
+        outcome = await self._attempt(delivery, reading, lease)
+        if outcome is None:
+            await self._leases.release(lease)
+            await self._acks.nak(delivery)
+            return "released"
+        log.debug("task.attempted", error_type=outcome.result.error_type)
+        disposition = dispose(outcome.failure, lease.record, self._pool, luck=_luck())
+        if isinstance(disposition, Retry):
+            return await self._postpone(delivery, lease, outcome, disposition)
+        result = await self._fitting(outcome.result, lease)
+        due = _why(outcome) if disposition.dead_letter else None
+        record = await self._leases.commit(lease, outcome.result.status, result, due)
+        await self._announce(record, delivery)
+        await self._acks.ack(delivery)
+        await self._emit("finished", record, status=outcome.result.status)
+        return outcome.result.status
+
+    async def _attempt(
+        self, delivery: Delivery, reading: ValidTask | BrokenTask, lease: Lease
+    ) -> Outcome | None:
+        """Return what the attempt came to; None when it was told to give the task back."""
+        if isinstance(reading, BrokenTask):
+            return Outcome(self._broken_result(delivery, reading, lease), reading.problem)
+        request = self._request(reading, lease.record.attempt)
+        attempt = asyncio.create_task(self._execute.run(request))
+        self._attempts[delivery.id] = attempt
+        try:
+            await asyncio.wait([attempt])
+        finally:
+            attempt.cancel()
+            del self._attempts[delivery.id]
+        return None if attempt.cancelled() else attempt.result()
+
+    async def _postpone(
+        self, delivery: Delivery, lease: Lease, outcome: Outcome, retry: Retry
+    ) -> Settled:
+        await self._leases.release(lease, failed=retry.counts, postponed=not retry.counts)
+        await self._acks.nak(delivery, retry.delay_s)
+        error = outcome.result.error
+        log.warning("task.postponed", error=error, delay_s=round(retry.delay_s, 3))
+        await self._emit("retry", lease.record, error=error, delay_s=retry.delay_s)
+        return "retried"
+
+    async def _announce(self, record: TaskRecord, delivery: Delivery) -> None:
+        for message in announcements(record, delivery):
+            await self._publish(message)
+        log.debug("task.announced")
+
+    async def _bury(self, delivery: Delivery, reading: BrokenTask) -> Settled:
+        """End a message that has no usable task id, and so no place in the ledger."""
+        source = f"{delivery.stream}:{delivery.source.stream_seq}"
+        result = self._broken_result(delivery, reading)
+        payload = encode(result)
+        await self._publish(result_message(payload, f"invalid:{source}", delivery.headers))
+        why = DeadLetterReason(reason=reading.problem.error_type, error=str(reading.problem))
+        await self._publish(dead_letter(delivery, why, f"invalid:{source}"))
+        await self._acks.term(delivery)
+        return "buried"
+
+    async def _report_conflict(self, delivery: Delivery, reading: ValidTask | BrokenTask) -> None:
+        conflict = TaskIdConflict(
+            f"task_id: {reading.task_id!r} belongs to a task with other content, "
+            "whose result stands; publish this one under another id"
+        )
+        log.warning("task.conflict", error=str(conflict))
+        why = DeadLetterReason(reason=conflict.error_type, error=str(conflict))
+        msg_id = f"conflict:{delivery.stream}:{delivery.source.stream_seq}"
+        await self._publish(dead_letter(delivery, why, msg_id, task_id=reading.task_id))
+
+    async def _publish(self, message: Message) -> None:
+        fitting = await fit_dead_letter(
+            message, max_bytes=self._max_payload_bytes, store=self._artifacts
+        )
+        await until_answered(lambda: self._publisher.publish(fitting))
+
+    async def _fitting(self, result: AgentResult, lease: Lease) -> bytes:
+        return await fit_result(
+            result,
+            max_bytes=self._max_body_bytes,
+            folder=f"{lease.key}/{lease.record.lease}",
+            store=self._artifacts,
+        )
+
+    async def _emit(self, kind: EventKind, record: TaskRecord, **detail: Any) -> None:  # noqa: ANN401 - any JSON value
+        await self._events.emit(
+            TaskEvent(
+                task_id=record.task_id,
+                kind=kind,
+                time=self._clock(),
+                agent_id=self._agent_id,
+                attempt=record.attempt,
+                detail=detail,
+            )
+        )
+
+    def _claim(self, delivery: Delivery, reading: ValidTask | BrokenTask) -> Claim:
+        return Claim(
+            task_id=reading.task_id,
+            source=delivery.source,
+            content=reading.content,
+            agent_id=self._agent_id,
+            lease=uuid.uuid4().hex,
+            now=self._clock(),
+        )
+
+    def _request(self, reading: ValidTask, attempt: int) -> ExecutionRequest:
+        limit_s = self._pool.task_timeout_s
+        return ExecutionRequest(
+            task=reading.task,
+            constraints=reading.constraints,
+            agent=agent_for(reading.task, self._pool, self._agent_id),
+            timeout_s=min(reading.constraints.timeout or limit_s, limit_s),
+            attempt=attempt,
+        )
+
+    def _broken_result(
+        self, delivery: Delivery, reading: BrokenTask, lease: Lease | None = None
+    ) -> AgentResult:
+        return AgentResult(
+            task_id=reading.task_id or f"unknown:{delivery.stream}:{delivery.source.stream_seq}",
+            agent_id=self._agent_id,
+            role=role_token(delivery.subject).upper(),
+            status="failed",
+            success=False,
+            duration_ms=0.0,
+            timestamp=self._clock(),
+            error=str(reading.problem),
+            error_type=reading.problem.error_type,
+            attempt=lease.record.attempt if lease else 0,
+        )
+
+
+def agent_for(task: AgentTask, pool: PoolConfig, agent_id: str) -> AgentConfig:
+    """Return who works on a task: the pool's settings, with the task's own within their bounds."""
+    role = pool.roles.get(task.role)
+    return AgentConfig(
+        agent_id=agent_id,
+        role=task.role,
+        model=task.model or pool.model,
+        enable_tools=pool.enable_tools if task.enable_tools is None else task.enable_tools,
+        temperature=pool.temperature if task.temperature is None else task.temperature,
+        max_tokens=min(task.max_tokens or pool.max_tokens, pool.max_tokens),
+        timeout_s=pool.task_timeout_s,
+        prompt=role.prompt if role else "",
+    )
+
+
+def _why(outcome: Outcome) -> DeadLetterReason:
+    return DeadLetterReason(
+        reason=outcome.result.error_type or "", error=outcome.result.error or ""
+    )
+
+
+def _luck() -> float:
+    return random.random()  # noqa: S311 - jitter, no secret
