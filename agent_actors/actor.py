@@ -1,0 +1,179 @@
+"""AgentActor: one process that keeps its sessions open and works on many tasks at once.
+
+It takes deliveries in batches, settles each as a task of its event loop, and tells its
+supervisor which are settled when asked. It knows no Ray: `adapters.ray_runtime` wraps it, and
+gives it `build`, which makes its adapters in its own process.
+"""
+
+import asyncio
+import uuid
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Protocol
+
+import structlog
+from msgspec import Struct
+
+from agent_actors.config import Config, PoolConfig
+from agent_actors.patience import until_built
+from agent_actors.ports import Acknowledger, ActorReport, Delivery
+
+log = structlog.get_logger()
+
+POLL_S = 5.0
+GIVE_BACK_S = 5.0
+HEARTBEATS_PER_ACK_WAIT = 3
+
+
+class ActorSettings(Struct, frozen=True, kw_only=True):
+    """Who an actor is, and the configuration that it builds itself from."""
+
+    agent_id: str
+    pool_name: str
+    config: Config
+
+    @property
+    def pool(self) -> PoolConfig:
+        """The configuration of the actor's pool."""
+        return self.config.pools[self.pool_name]
+
+
+class Settle(Protocol):
+    """What an actor does with a delivery; `settlement.SettleDelivery` in production."""
+
+    async def __call__(self, delivery: Delivery) -> object:
+        """Settle one delivery."""
+        ...
+
+    def give_back(self) -> None:
+        """End what is under way; each settlement then gives its task back."""
+        ...
+
+
+class ActorParts(Struct, frozen=True, kw_only=True):
+    """What an actor is made of: the settlement with its adapters, and how to close them."""
+
+    settle: Settle
+    acks: Acknowledger
+    close: Callable[[], Awaitable[None]]
+
+
+class Held(Struct, frozen=True):
+    """A delivery being settled, and the supervisor that wants to hear of it."""
+
+    delivery: Delivery
+    owner: str
+    settlement: asyncio.Future[object]
+
+
+Build = Callable[[ActorSettings], Awaitable[ActorParts]]
+
+
+class AgentActor:
+    """A pool's worker. Its `__init__` must run inside the event loop that it works in."""
+
+    def __init__(self, settings: ActorSettings, build: Build) -> None:
+        self._settings = settings
+        self._incarnation = uuid.uuid4().hex
+        self._slots = settings.pool.slots
+        self._version = 0
+        self._held: dict[str, Held] = {}
+        self._news: defaultdict[str, asyncio.Queue[str]] = defaultdict(asyncio.Queue)
+        self._stopping = False
+        self._parts = asyncio.create_task(until_built(partial(build, settings), settings.agent_id))
+        self._heartbeat = asyncio.create_task(self._beat())
+
+    async def hello(self, supervisor_id: str) -> ActorReport:
+        """Answer once everything is connected: my slots, and what I hold of yours."""
+        await asyncio.shield(self._parts)
+        self._news[supervisor_id] = asyncio.Queue()  # a poll of its predecessor gets nothing more
+        mine = [held.delivery for held in self._held.values() if held.owner == supervisor_id]
+        return self._report(held=mine)
+
+    async def submit(self, supervisor_id: str, batch: Sequence[Delivery]) -> ActorReport:
+        """Take what there are slots for, and return at once."""
+        settle = (await asyncio.shield(self._parts)).settle
+        taken = self._free
+        for delivery in batch[:taken]:
+            if delivery.id not in self._held:
+                self._take(supervisor_id, delivery, settle)
+        return self._report(refused=[delivery.id for delivery in batch[taken:]])
+
+    async def completions(self, supervisor_id: str) -> ActorReport:
+        """Return all that was settled since the last call; wait a while if nothing was."""
+        news = self._news[supervisor_id]
+        try:
+            async with asyncio.timeout(POLL_S):
+                finished = [await news.get()]
+        except TimeoutError:
+            return self._report()
+        while not news.empty():
+            finished.append(news.get_nowait())
+        return self._report(finished=finished)
+
+    async def stop(self, grace_s: float) -> None:
+        """Take nothing more, finish what ends within `grace_s`, give back the rest, close."""
+        self._stopping = True
+        log.info("actor.stopping", running=len(self._held), grace_s=grace_s)
+        if not self._parts.done():
+            self._parts.cancel()
+            return
+        parts = self._parts.result()
+        await self._wait_for_settlements(grace_s)
+        parts.settle.give_back()
+        await self._wait_for_settlements(GIVE_BACK_S)
+        self._heartbeat.cancel()
+        await parts.close()
+        log.info("actor.stopped", unsettled=len(self._held))
+
+    @property
+    def _free(self) -> int:
+        return 0 if self._stopping else max(0, self._slots - len(self._held))
+
+    def _take(self, owner: str, delivery: Delivery, settle: Settle) -> None:
+        self._version += 1
+        settlement = asyncio.ensure_future(settle(delivery))
+        self._held[delivery.id] = Held(delivery, owner, settlement)
+        settlement.add_done_callback(partial(self._let_go, delivery))
+
+    def _let_go(self, delivery: Delivery, settlement: asyncio.Future[object]) -> None:
+        """Free the slot, whatever happened.
+
+        A settlement that raised leaves its message unacked: JetStream hands it out again
+        after `ack_wait_s`.
+        """
+        self._version += 1
+        held = self._held.pop(delivery.id)
+        self._news[held.owner].put_nowait(delivery.id)
+        if not settlement.cancelled() and (error := settlement.exception()):
+            log.error("task.unsettled", stream_seq=delivery.source.stream_seq, exc_info=error)
+
+    async def _wait_for_settlements(self, timeout_s: float) -> None:
+        if self._held:
+            running = [held.settlement for held in self._held.values()]
+            await asyncio.wait(running, timeout=timeout_s)
+
+    async def _beat(self) -> None:
+        """Tell JetStream every third of `ack_wait_s` what is still being worked on."""
+        acks = (await asyncio.shield(self._parts)).acks
+        while True:
+            await asyncio.sleep(self._settings.pool.ack_wait_s / HEARTBEATS_PER_ACK_WAIT)
+            await acks.in_progress([held.delivery for held in self._held.values()])
+
+    def _report(
+        self,
+        *,
+        refused: Sequence[str] = (),
+        finished: Sequence[str] = (),
+        held: Sequence[Delivery] = (),
+    ) -> ActorReport:
+        return ActorReport(
+            incarnation=self._incarnation,
+            version=self._version,
+            slots=self._slots,
+            free=self._free,
+            refused=list(refused),
+            finished=list(finished),
+            held=list(held),
+        )

@@ -1,0 +1,129 @@
+"""Which actor gets which delivery, and how many may be asked for: pure bookkeeping of a pool.
+
+The actor is the authority on its own slots. What is kept here is what it last said, less what
+has been sent to it since; so it may be too low for a moment, but never too high.
+"""
+
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from agent_actors.ports import ActorReport, Delivery
+
+
+class ActorView(Struct):
+    """One actor as the supervisor knows it; `incarnation` is empty until it has answered."""
+
+    agent_id: str
+    incarnation: str = ""
+    slots: int = 0
+    free: int = 0
+    version: int = -1
+    held: dict[str, Delivery] = {}
+    sending: int = 0
+
+    @property
+    def available(self) -> int:
+        """Slots that nothing is on its way to."""
+        return max(0, self.free - self.sending)
+
+
+class Dispatcher:
+    """The actors of one pool: who is there, what they hold, and who gets what comes next."""
+
+    def __init__(self) -> None:
+        self.actors: dict[str, ActorView] = {}
+        self.settled = 0
+
+    @property
+    def free(self) -> int:
+        """Slots of the whole pool that nothing is on its way to."""
+        return sum(actor.available for actor in self.actors.values())
+
+    def add(self, agent_id: str) -> None:
+        """Know of an actor that has not answered yet."""
+        self.actors[agent_id] = ActorView(agent_id=agent_id)
+
+    def greet(self, agent_id: str, report: ActorReport) -> list[Delivery]:
+        """Take an actor's answer to `hello`; return what it held before and has lost.
+
+        One that was here all the time has settled what it no longer holds; one that was
+        restarted has lost everything.
+        """
+        known = self.actors[agent_id]
+        now_held = {delivery.id: delivery for delivery in report.held}
+        gone = [delivery for id_, delivery in known.held.items() if id_ not in now_held]
+        survived = known.incarnation == report.incarnation
+        self.settled += len(gone) if survived else 0
+        self.actors[agent_id] = ActorView(
+            agent_id=agent_id,
+            incarnation=report.incarnation,
+            slots=report.slots,
+            free=report.free,
+            version=report.version,
+            held=now_held,
+        )
+        return [] if survived else gone
+
+    def lose(self, agent_id: str) -> list[Delivery]:
+        """Take note that an actor is away; return what it held."""
+        known = self.actors[agent_id]
+        self.actors[agent_id] = ActorView(agent_id=agent_id)
+        return list(known.held.values())
+
+    def assign(self, inbox: list[Delivery]) -> dict[str, list[Delivery]]:
+        """Take deliveries off the inbox, each for the actor with the most free slots.
+
+        An actor that a batch is on its way to gets the next one when that has arrived: under
+        load the batches grow by themselves.
+        """
+        room = {
+            actor.agent_id: actor.available
+            for actor in self.actors.values()
+            if not actor.sending and actor.available
+        }
+        batches: dict[str, list[Delivery]] = {}
+        for delivery in _taken(inbox, sum(room.values())):
+            roomiest = max(room, key=room.__getitem__)
+            room[roomiest] -= 1
+            batches.setdefault(roomiest, []).append(delivery)
+        for agent_id, batch in batches.items():
+            self._send(self.actors[agent_id], batch)
+        return batches
+
+    def arrived(self, agent_id: str, batch: list[Delivery], report: ActorReport) -> list[Delivery]:
+        """Take an actor's answer to a batch; return what it had no slot for."""
+        actor = self.actors[agent_id]
+        if actor.incarnation != report.incarnation:
+            return []
+        actor.sending = 0
+        refused = set(report.refused)
+        for id_ in refused:
+            actor.held.pop(id_, None)
+        self._update(actor, report)
+        return [delivery for delivery in batch if delivery.id in refused]
+
+    def finished(self, agent_id: str, report: ActorReport) -> None:
+        """Take an actor's news of what it has settled."""
+        actor = self.actors[agent_id]
+        if actor.incarnation != report.incarnation:
+            return
+        for id_ in report.finished:
+            if actor.held.pop(id_, None):
+                self.settled += 1
+        self._update(actor, report)
+
+    def _send(self, actor: ActorView, batch: list[Delivery]) -> None:
+        actor.sending = len(batch)
+        actor.held.update((delivery.id, delivery) for delivery in batch)
+
+    def _update(self, actor: ActorView, report: ActorReport) -> None:
+        """Believe the newest word only: answers may overtake each other."""
+        if report.version > actor.version:
+            actor.version = report.version
+            actor.free = report.free
+
+
+def _taken(inbox: list[Delivery], count: int) -> Iterable[Delivery]:
+    taken, inbox[:] = inbox[:count], inbox[count:]
+    return taken

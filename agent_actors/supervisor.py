@@ -1,0 +1,326 @@
+"""Supervisor: pulls tasks from JetStream and hands them to the actors of each pool.
+
+Read `PoolSupervisor`: `_pump` moves deliveries from the consumer to actors with free slots,
+`_listen` (one an actor) hears what they have settled, and what an actor took down with it is
+given back at once. It knows no Ray: `adapters.ray_runtime` wraps it, and gives it `build`,
+which makes its adapters in its own process.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from agent_actors import __version__
+from agent_actors.config import Config, PoolConfig
+from agent_actors.contract import (
+    ActorStatus,
+    PoolStatus,
+    ResultRequest,
+    ServiceStatus,
+    check_task_id,
+    encode,
+    task_key,
+    utc_now,
+)
+from agent_actors.dispatch import ActorView, Dispatcher
+from agent_actors.errors import ActorLost, PublishFailed
+from agent_actors.leases import Leases
+from agent_actors.ledger import Claim, status_of
+from agent_actors.patience import FIRST_PAUSE_S, pause, until_built
+from agent_actors.ports import (
+    Acknowledger,
+    ActorHandle,
+    ActorRuntime,
+    Delivery,
+    LedgerStore,
+    TaskSource,
+)
+from agent_actors.reading import read
+
+log = structlog.get_logger()
+
+Endpoint = Callable[[bytes], Awaitable[bytes]]
+OnDelivery = Callable[[Delivery], None]
+OpenSource = Callable[[str, OnDelivery], Awaitable[TaskSource]]
+
+
+class SupervisorParts(Struct, frozen=True, kw_only=True):
+    """What a supervisor is made of: its adapters, and how to close them."""
+
+    leases: Leases
+    store: LedgerStore
+    acks: Acknowledger
+    runtime: ActorRuntime
+    open_source: OpenSource
+    serve_control: Callable[[Mapping[str, Endpoint]], Awaitable[object]]
+    close: Callable[[], Awaitable[None]]
+
+
+Build = Callable[[Config], Awaitable[SupervisorParts]]
+
+
+class Supervisor:
+    """All pools of one configuration. Its `__init__` must run inside its event loop.
+
+    `supervisor_id` stays the same when it is restarted: its actors then tell it, in their
+    answer to `hello`, what they still hold of its predecessor's deliveries.
+    """
+
+    def __init__(
+        self, config: Config, supervisor_id: str, build: Build, on_crash: Callable[[], None]
+    ) -> None:
+        self._config = config
+        self._id = supervisor_id
+        self._build = build
+        self._started = utc_now()
+        self._pools: dict[str, PoolSupervisor] = {}
+        self._up = asyncio.Event()
+        self._on_crash = on_crash
+        self._running = asyncio.create_task(self._run())
+        self._running.add_done_callback(self._ended)
+
+    async def ready(self) -> None:
+        """Return once every pool pulls tasks and all its actors have answered."""
+        await self._up.wait()
+        await asyncio.gather(*(pool.ready() for pool in self._pools.values()))
+
+    async def status(self) -> ServiceStatus:
+        """Return what the pools are doing."""
+        return ServiceStatus(
+            version=__version__,
+            supervisor_id=self._id,
+            started=self._started,
+            pools=[await pool.status() for pool in self._pools.values()],
+        )
+
+    async def stop(self, grace_s: float | None = None) -> None:
+        """Pull nothing more, let actors finish what they can, give back the rest, end them."""
+        log.info("supervisor.stopping")
+        if self._up.is_set():
+            await asyncio.gather(*(pool.stop(grace_s) for pool in self._pools.values()))
+        self._running.cancel()
+        await asyncio.wait([self._running])
+        log.info("supervisor.stopped")
+
+    async def _run(self) -> None:
+        parts = await until_built(partial(self._build, self._config), "supervisor")
+        try:
+            await parts.serve_control(self._endpoints(parts.store))
+            async with asyncio.TaskGroup() as group:
+                for name, pool in self._config.pools.items():
+                    self._pools[name] = PoolSupervisor(name, pool, self._id, parts)
+                    group.create_task(self._pools[name].run())
+                self._up.set()
+        finally:
+            await parts.close()
+
+    def _ended(self, running: asyncio.Task[None]) -> None:
+        """Have the process ended too when a bug ended the work, so that it is restarted."""
+        if not running.cancelled() and (error := running.exception()):
+            log.error("supervisor.crashed", exc_info=error)
+            self._on_crash()
+
+    def _endpoints(self, store: LedgerStore) -> dict[str, Endpoint]:
+        """Return the endpoints of the control service. They may raise AgentActorsError."""
+
+        async def status(_: bytes) -> bytes:
+            return encode(await self.status())
+
+        async def pools(_: bytes) -> bytes:
+            return encode((await self.status()).pools)
+
+        async def result(request: bytes) -> bytes:
+            task_id = msgspec.json.decode(request, type=ResultRequest).task_id
+            check_task_id(task_id)
+            stored = await store.read(task_key(task_id))
+            return encode(status_of(task_id, stored.record))
+
+        return {"status": status, "pools": pools, "result": result}
+
+
+class PoolSupervisor:
+    """One pool: its consumer, its actors, and the deliveries on their way between them."""
+
+    def __init__(
+        self, name: str, pool: PoolConfig, supervisor_id: str, parts: SupervisorParts
+    ) -> None:
+        self._name = name
+        self._pool = pool
+        self._id = supervisor_id
+        self._parts = parts
+        self._log = log.bind(pool=name)
+        self._dispatcher = Dispatcher()
+        self._handles: dict[str, ActorHandle] = {}
+        self._inbox: list[Delivery] = []
+        self._wake = asyncio.Event()
+        self._greeted = asyncio.Condition()
+        self._source: TaskSource | None = None
+        self._work: asyncio.Task[Any] | None = None
+        self._sends: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Serve the pool until stopped. A bug here ends the supervisor, which Ray restarts."""
+        for index in range(self._pool.actors):
+            self._dispatcher.add(f"{self._name}-{index}")
+        self._work = asyncio.current_task()
+        async with asyncio.TaskGroup() as group:
+            for agent_id in self._dispatcher.actors:
+                group.create_task(self._listen(agent_id, group))
+            opening = partial(self._parts.open_source, self._name, self._receive)
+            self._source = await until_built(opening, f"pool {self._name}")
+            await self._announce_progress()
+            await self._pump(self._source, group)
+
+    async def ready(self) -> None:
+        """Return once tasks are pulled and every actor has answered."""
+        async with self._greeted:
+            await self._greeted.wait_for(
+                lambda: self._source and len(self._handles) == self._pool.actors
+            )
+
+    async def stop(self, grace_s: float | None) -> None:
+        """Drain: pull nothing more, and end the actors once they have finished or given back."""
+        if self._source:
+            await self._source.close()
+        if self._sends:
+            await asyncio.wait(self._sends)
+        if self._work:
+            self._work.cancel()
+        for delivery in self._inbox:
+            await self._parts.acks.nak(delivery)
+        grace_s = self._pool.stop_grace_s if grace_s is None else grace_s
+        stops = (self._stop_actor(handle, grace_s) for handle in self._handles.values())
+        await asyncio.gather(*stops)
+
+    async def status(self) -> PoolStatus:
+        """Return the pool as it stands, with what waits in NATS if NATS answers."""
+        pending, unacked = -1, -1
+        state, reason = "starting", ""
+        if self._source:
+            reason = self._source.trouble
+            state = "stalled" if reason else "running"
+            try:
+                backlog = await self._source.backlog()
+                pending, unacked = backlog.pending, backlog.unacked
+            except PublishFailed as error:
+                reason = reason or str(error)
+        actors = [_actor_status(view) for view in self._dispatcher.actors.values()]
+        return PoolStatus(
+            name=self._name,
+            subjects=list(self._pool.subjects),
+            state=state,
+            reason=reason,
+            actors=actors,
+            slots=sum(actor.slots for actor in actors),
+            slots_used=sum(actor.slots_used for actor in actors),
+            pending=pending,
+            unacked=unacked,
+            settled=self._dispatcher.settled,
+        )
+
+    def _receive(self, delivery: Delivery) -> None:
+        self._inbox.append(delivery)
+        self._wake.set()
+
+    async def _pump(self, source: TaskSource, group: asyncio.TaskGroup) -> None:
+        """Hand out what has come, and ask for as much as there are slots left."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            for agent_id, batch in self._dispatcher.assign(self._inbox).items():
+                send = group.create_task(self._send(agent_id, batch, group))
+                self._sends.add(send)
+                send.add_done_callback(self._sends.discard)
+            wanted = self._dispatcher.free - len(self._inbox) - source.outstanding
+            if wanted > 0:
+                await source.pull(wanted)
+
+    async def _send(self, agent_id: str, batch: list[Delivery], group: asyncio.TaskGroup) -> None:
+        incarnation = self._dispatcher.actors[agent_id].incarnation
+        try:
+            report = await self._handles[agent_id].submit(self._id, batch)
+        except ActorLost as error:
+            if self._dispatcher.actors[agent_id].incarnation == incarnation:
+                self._lose(agent_id, error, group)
+            return
+        self._inbox[:0] = self._dispatcher.arrived(agent_id, batch, report)
+        self._wake.set()
+
+    async def _listen(self, agent_id: str, group: asyncio.TaskGroup) -> None:
+        """Follow one actor through its lives."""
+        while True:
+            handle = await self._greet(agent_id, group)
+            try:
+                while True:
+                    report = await handle.completions(self._id)
+                    self._dispatcher.finished(agent_id, report)
+                    self._wake.set()
+            except ActorLost as error:
+                self._lose(agent_id, error, group)
+
+    async def _greet(self, agent_id: str, group: asyncio.TaskGroup) -> ActorHandle:
+        """Return a handle on the actor once it has said what it holds and has room for."""
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                handle = await self._parts.runtime.start(self._name, agent_id)
+                report = await handle.hello(self._id)
+            except ActorLost as error:
+                self._log.warning("actor.not_ready", agent_id=agent_id, error=str(error))
+                pause_s = await pause(pause_s)
+            else:
+                break
+        self._log.info("actor.ready", agent_id=agent_id, slots=report.slots, held=len(report.held))
+        lost = self._dispatcher.greet(agent_id, report)
+        group.create_task(self._give_back(agent_id, lost))
+        self._handles[agent_id] = handle
+        self._wake.set()
+        await self._announce_progress()
+        return handle
+
+    def _lose(self, agent_id: str, error: ActorLost, group: asyncio.TaskGroup) -> None:
+        lost = self._dispatcher.lose(agent_id)
+        self._log.warning("actor.lost", agent_id=agent_id, held=len(lost), error=str(error))
+        group.create_task(self._give_back(agent_id, lost))
+
+    async def _give_back(self, agent_id: str, deliveries: Sequence[Delivery]) -> None:
+        """Release in the ledger what the actor held, and have it handed out again at once."""
+        await asyncio.gather(*(self._give_back_one(agent_id, each) for each in deliveries))
+
+    async def _give_back_one(self, agent_id: str, delivery: Delivery) -> None:
+        reading = read(delivery, max_bytes=len(delivery.payload))
+        claim = Claim(
+            task_id=reading.task_id,
+            source=delivery.source,
+            content=reading.content,
+            agent_id=agent_id,
+            lease="",
+            now=utc_now(),
+        )
+        if not reading.task_id or await self._parts.leases.release_lost(claim):
+            await self._parts.acks.nak(delivery)
+            self._log.info("task.given_back", agent_id=agent_id, task_id=reading.task_id)
+
+    async def _stop_actor(self, handle: ActorHandle, grace_s: float) -> None:
+        try:
+            await handle.stop(grace_s)
+        except ActorLost as error:
+            self._log.warning("actor.lost", error=str(error))
+
+    async def _announce_progress(self) -> None:
+        async with self._greeted:
+            self._greeted.notify_all()
+
+
+def _actor_status(view: ActorView) -> ActorStatus:
+    return ActorStatus(
+        agent_id=view.agent_id,
+        state="running" if view.incarnation else "starting",
+        slots=view.slots,
+        slots_used=view.slots - view.free,
+    )
