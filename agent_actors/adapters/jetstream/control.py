@@ -1,0 +1,55 @@
+"""The control service: a NATS micro service, so that `nats micro ls agent-actors` finds it."""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+
+import msgspec
+from nats.micro import add_service
+from nats.micro.request import Request
+from nats.micro.service import Service
+
+from agent_actors import __version__
+from agent_actors.adapters.jetstream.connection import Connection
+from agent_actors.contract import CONTROL_GROUP, CONTROL_SERVICE
+from agent_actors.errors import AgentActorsError, InvalidTask
+
+BAD_REQUEST, UNAVAILABLE = "400", "503"
+
+Endpoint = Callable[[bytes], Awaitable[bytes]]
+
+
+async def serve_control(connection: Connection, endpoints: Mapping[str, Endpoint]) -> Service:
+    """Answer `agent.control.<endpoint>` until the returned service is stopped."""
+    service = await add_service(  # pyright: ignore[reportUnknownVariableType] - its kwargs are untyped
+        connection.nc,
+        name=CONTROL_SERVICE,
+        version=semantic_version(__version__),
+        description="AI-agent tasks on Ray: where they stand, and what the pools do",
+    )
+    group = service.add_group(name=CONTROL_GROUP)
+    for name, endpoint in endpoints.items():
+        await group.add_endpoint(name=name, handler=_handler(endpoint))
+    return service
+
+
+def semantic_version(version: str) -> str:
+    """Return a PEP 440 version as NATS wants it, semantic: `0.2.0.dev1` as `0.2.0-dev1`."""
+    numbers = re.match(r"\d+(\.\d+){0,2}", version)
+    core = numbers.group() if numbers else "0"
+    rest = re.sub(r"[^0-9A-Za-z]+", "-", version[len(core) :]).strip("-")
+    core += ".0" * (2 - core.count("."))
+    return f"{core}-{rest}" if rest else core
+
+
+def _handler(endpoint: Endpoint) -> Callable[[Request], Awaitable[None]]:
+    async def handle(request: Request) -> None:
+        try:
+            answer = await endpoint(request.data)
+        except (InvalidTask, msgspec.DecodeError) as error:
+            await request.respond_error(BAD_REQUEST, str(error))
+        except AgentActorsError as error:
+            await request.respond_error(UNAVAILABLE, str(error))
+        else:
+            await request.respond(answer)
+
+    return handle

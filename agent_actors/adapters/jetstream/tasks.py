@@ -1,0 +1,231 @@
+"""The queue of tasks: pulling deliveries, answering them, and asking whether one still waits.
+
+nats-py's `fetch` waits for a whole batch, and its demand cannot grow while it waits. So the
+pull requests are made here (NATS documentation, "JetStream wire API": CONSUMER.MSG.NEXT): what
+is asked for adds up in `outstanding`, and every message goes to the callback as it comes.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import structlog
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from agent_actors.adapters.jetstream.connection import ApiError, Connection
+from agent_actors.contract import TASK_STREAM
+from agent_actors.errors import PublishFailed, StreamMissing
+from agent_actors.ledger import Source
+from agent_actors.ports import Backlog, Delivery
+
+EXPIRES_S = 30
+IDLE_HEARTBEAT_S = 1.0
+SILENCE_S = 3 * IDLE_HEARTBEAT_S
+NANOSECONDS = 1_000_000_000
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+NO_MESSAGE = 10037  # nats-server's errors.json: no message found
+
+HEARTBEAT, REQUEST_TIMEOUT = "100", "408"
+
+# `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>`, with
+# a domain and an account hash before the stream in newer servers (NATS ADR-15).
+SHORT_ACK_TOKENS = 9
+
+log = structlog.get_logger()
+
+
+class PullConsumer:
+    """A pool's durable consumer as a `TaskSource`; made by `PullConsumer.open`."""
+
+    def __init__(
+        self, connection: Connection, name: str, on_delivery: Callable[[Delivery], None]
+    ) -> None:
+        self._connection = connection
+        self._name = name
+        self._on_delivery = on_delivery
+        self._created = 0
+        self._outstanding = 0
+        self._inbox = ""
+        self._subscription: Subscription | None = None
+        self._heard = 0.0
+        self._broken = asyncio.Event()
+        self._watch: asyncio.Task[None] | None = None
+        self.trouble = ""
+
+    @classmethod
+    async def open(
+        cls, connection: Connection, name: str, on_delivery: Callable[[Delivery], None]
+    ) -> "PullConsumer":
+        """Return the consumer, ready to be pulled from.
+
+        Raises StreamMissing when it does not exist, PermissionDenied, PublishFailed.
+        """
+        consumer = cls(connection, name, on_delivery)
+        await consumer._bind()
+        consumer._watch = asyncio.create_task(consumer._keep_bound())
+        return consumer
+
+    @property
+    def outstanding(self) -> int:
+        """Deliveries asked for that have not come."""
+        return self._outstanding
+
+    async def pull(self, count: int) -> None:
+        """Ask for `count` more deliveries; asked again by itself when the request expires."""
+        self._outstanding += count
+        await self._ask(count)
+
+    async def backlog(self) -> Backlog:
+        """Return what waits. Raises StreamMissing, PublishFailed without an answer."""
+        info = await self._info()
+        return Backlog(pending=info["num_pending"], unacked=info["num_ack_pending"])
+
+    async def close(self) -> None:
+        """Ask for nothing more; what the server has sent still comes before this returns."""
+        if self._watch:
+            self._watch.cancel()
+        if self._subscription:
+            await self._subscription.drain()
+
+    async def _bind(self) -> None:
+        """Make sure the consumer is there, and start anew with an inbox nobody knows.
+
+        Whatever still comes to the old inbox nobody asked for any more: it is not delivered
+        to us, and JetStream hands it out again.
+        """
+        self._created = _nanoseconds((await self._info())["created"])
+        if self._subscription:
+            await self._subscription.unsubscribe()
+        nc = self._connection.nc
+        self._inbox = nc.new_inbox()
+        self._subscription = await nc.subscribe(  # pyright: ignore[reportUnknownMemberType] - nats-py's cb is untyped
+            self._inbox, cb=self._on_message, pending_msgs_limit=0, pending_bytes_limit=0
+        )
+        self._broken.clear()
+        self._heard = asyncio.get_running_loop().time()
+        if self._outstanding:
+            await self._ask(self._outstanding)
+
+    async def _keep_bound(self) -> None:
+        """Bind again when the server says that the consumer is gone, or says nothing."""
+        while True:
+            try:
+                await asyncio.wait_for(self._broken.wait(), IDLE_HEARTBEAT_S)
+            except TimeoutError:
+                if not self._outstanding or not self._is_silent():
+                    continue
+            try:
+                await self._bind()
+            except (StreamMissing, PublishFailed) as error:
+                missing = isinstance(error, StreamMissing)
+                self.trouble = "consumer missing: run provision" if missing else str(error)
+                log.warning("consumer.lost", consumer=self._name, error=str(error))
+                await asyncio.sleep(IDLE_HEARTBEAT_S)
+            else:
+                self.trouble = ""
+                log.info("consumer.bound", consumer=self._name, outstanding=self._outstanding)
+
+    def _is_silent(self) -> bool:
+        return asyncio.get_running_loop().time() - self._heard > SILENCE_S
+
+    async def _ask(self, count: int) -> None:
+        request = {
+            "batch": count,
+            "expires": EXPIRES_S * NANOSECONDS,
+            "idle_heartbeat": int(IDLE_HEARTBEAT_S * NANOSECONDS),
+        }
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{TASK_STREAM}.{self._name}"
+        await self._connection.nc.publish(subject, msgspec.json.encode(request), self._inbox)
+
+    async def _on_message(self, message: Msg) -> None:
+        self._heard = asyncio.get_running_loop().time()
+        headers = message.headers or {}
+        if not message.reply and "Status" in headers:
+            await self._on_status(headers["Status"], headers)
+        elif message.reply:
+            self._outstanding = max(0, self._outstanding - 1)
+            self._on_delivery(_delivery(message, headers, self._created))
+
+    async def _on_status(self, status: str, headers: dict[str, str]) -> None:
+        if status == HEARTBEAT:
+            return
+        unfilled = int(headers.get("Nats-Pending-Messages", "0"))
+        if status == REQUEST_TIMEOUT and unfilled:
+            await self._ask(unfilled)
+        else:
+            log.info("consumer.refused", consumer=self._name, headers=headers)
+            self._broken.set()
+
+    async def _info(self) -> dict[str, Any]:
+        return await self._connection.api(f"CONSUMER.INFO.{TASK_STREAM}.{self._name}")
+
+
+class JetStreamAcks:
+    """The four answers to a delivery; whoever has a connection may give them."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._publish = connection.nc.publish
+
+    async def ack(self, delivery: Delivery) -> None:
+        """Take the message off the queue."""
+        await self._publish(delivery.reply, b"+ACK")
+
+    async def nak(self, delivery: Delivery, delay_s: float = 0.0) -> None:
+        """Have the message handed out again, after `delay_s` seconds."""
+        delay = f' {{"delay": {int(delay_s * NANOSECONDS)}}}' if delay_s > 0 else ""
+        await self._publish(delivery.reply, b"-NAK" + delay.encode())
+
+    async def term(self, delivery: Delivery) -> None:
+        """Take the message off the queue as one that never was a task."""
+        await self._publish(delivery.reply, b"+TERM")
+
+    async def in_progress(self, deliveries: Sequence[Delivery]) -> None:
+        """Start `ack_wait` anew for these."""
+        for delivery in deliveries:
+            await self._publish(delivery.reply, b"+WPI")
+
+
+class JetStreamTaskQueue:
+    """The stream of tasks, asked of its leader."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def holds(self, stream_seq: int) -> bool:
+        """Tell whether the message is still there. Raises PublishFailed without an answer."""
+        request = msgspec.json.encode({"seq": stream_seq})
+        try:
+            await self._connection.api(f"STREAM.MSG.GET.{TASK_STREAM}", request)
+        except ApiError as error:
+            if error.err_code != NO_MESSAGE:
+                raise
+            return False
+        return True
+
+
+def _delivery(message: Msg, headers: dict[str, str], created: int) -> Delivery:
+    tokens = message.reply.split(".")
+    at = 2 if len(tokens) == SHORT_ACK_TOKENS else 4
+    stream, consumer, delivered, stream_seq = tokens[at : at + 4]
+    return Delivery(
+        subject=message.subject,
+        reply=message.reply,
+        payload=message.data,
+        headers=dict(headers),
+        stream=stream,
+        source=Source(
+            stream_seq=int(stream_seq),
+            consumer=consumer,
+            consumer_created=created,
+            num_delivered=int(delivered),
+        ),
+    )
+
+
+def _nanoseconds(rfc3339: str) -> int:
+    """Return the time as nanoseconds since 1970; digits beyond microseconds do not count."""
+    return (datetime.fromisoformat(rfc3339) - EPOCH) // timedelta(microseconds=1) * 1_000

@@ -1,0 +1,61 @@
+"""Puts an agent together from its configuration, in the process where it is to work."""
+
+import os
+
+import structlog
+
+from agent_actors.actor import ActorParts, ActorSettings
+from agent_actors.adapters.jetstream.artifacts import JetStreamArtifacts
+from agent_actors.adapters.jetstream.connection import connect
+from agent_actors.adapters.jetstream.publishing import NATSEvents, NATSResultPublisher
+from agent_actors.adapters.jetstream.records import JetStreamLedger
+from agent_actors.adapters.jetstream.tasks import JetStreamAcks, JetStreamTaskQueue
+from agent_actors.adapters.vllm import VLLMHTTPClient
+from agent_actors.contract import utc_now
+from agent_actors.execution import PROPOSAL, ExecuteAgentTask
+from agent_actors.leases import Leases
+from agent_actors.observe.logs import configure_logs
+from agent_actors.ports import VLLMClient
+from agent_actors.settlement import SettleDelivery
+from agent_actors.strategies.proposal import GenerateProposal
+
+log = structlog.get_logger()
+
+
+def execute_agent_task(client: VLLMClient) -> ExecuteAgentTask:
+    """Return the use case with every strategy that there is."""
+    return ExecuteAgentTask({PROPOSAL: GenerateProposal(client)}, utc_now)
+
+
+async def build_agent_actor(settings: ActorSettings) -> ActorParts:
+    """Connect an agent to NATS and its model. Raises ServiceUnreachable, PermissionDenied."""
+    configure_logs("agent-actor")
+    config = settings.config
+    connection = await connect(config.nats, name=settings.agent_id, on_closed=end_process)
+    client = VLLMHTTPClient.from_config(config.vllm)
+    acks = JetStreamAcks(connection)
+    settle = SettleDelivery(
+        agent_id=settings.agent_id,
+        pool_name=settings.pool_name,
+        pool=settings.pool,
+        max_payload_bytes=connection.nc.max_payload,
+        execute=execute_agent_task(client),
+        leases=Leases(JetStreamLedger(connection), JetStreamTaskQueue(connection), utc_now),
+        publisher=NATSResultPublisher(connection=connection),
+        acks=acks,
+        artifacts=JetStreamArtifacts(connection),
+        events=NATSEvents(connection),
+        clock=utc_now,
+    )
+
+    async def close() -> None:
+        await client.close()
+        await connection.close()
+
+    return ActorParts(settle=settle, acks=acks, close=close)
+
+
+def end_process() -> None:
+    """Leave at once: what lives by this process is restarted or handed out again."""
+    log.error("process.ended")
+    os._exit(1)
