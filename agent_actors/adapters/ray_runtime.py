@@ -5,12 +5,13 @@ them for ever. `max_task_retries` is 0: JetStream is the only owner of retries.
 """
 
 import os
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, cast
 
 import ray as typed_ray
-from ray.exceptions import RayError
+from ray.exceptions import ActorUnavailableError, RayError
 
 from agent_actors.actor import ActorSettings, AgentActor
 from agent_actors.actor import Build as BuildActor
@@ -44,7 +45,14 @@ class Service:
 
     def wait_ready(self, timeout_s: float) -> None:
         """Return once tasks are pulled and all actors answer. Raises ServiceUnreachable."""
-        self._get(self._supervisor.ready.remote(), timeout_s)
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                return self._get(self._supervisor.ready.remote(), deadline - time.monotonic())
+            except ServiceUnreachable as error:
+                restarted = isinstance(error.__cause__, ActorUnavailableError)
+                if not restarted or time.monotonic() > deadline:
+                    raise
 
     def status(self, timeout_s: float = 10.0) -> ServiceStatus:
         """Return what the pools are doing. Raises ServiceUnreachable."""

@@ -4,7 +4,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
-from nats.micro import add_service
+from nats.micro import add_service  # pyright: ignore[reportUnknownVariableType] - untyped kwargs
 from nats.micro.request import Request
 from nats.micro.service import Service
 
@@ -20,7 +20,7 @@ Endpoint = Callable[[bytes], Awaitable[bytes]]
 
 async def serve_control(connection: Connection, endpoints: Mapping[str, Endpoint]) -> Service:
     """Answer `agent.control.<endpoint>` until the returned service is stopped."""
-    service = await add_service(  # pyright: ignore[reportUnknownVariableType] - its kwargs are untyped
+    service = await add_service(
         connection.nc,
         name=CONTROL_SERVICE,
         version=semantic_version(__version__),
