@@ -83,7 +83,7 @@ def _configure_structlog(processors: list[Processor], level: str) -> None:
     structlog.configure(
         processors=_processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=lambda: _lines,
+        logger_factory=lambda *_: _lines,
         cache_logger_on_first_use=True,
     )
 
