@@ -8,6 +8,7 @@ request.
 
 import asyncio
 import contextlib
+import logging
 import re
 from collections.abc import Callable
 from itertools import count
@@ -133,6 +134,7 @@ class Connection:
         self._waiting: dict[str, tuple[str, asyncio.Future[Msg | AgentActorsError]]] = {}
         self._replies = ""
         self._replies_denied = ""
+        self._told = ""
         self.nc = SecureClient(secure=wants_tls(config))
         self.js = JetStreamContext(self.nc, timeout=self._timeout_s)
 
@@ -300,7 +302,13 @@ class Connection:
         elif isinstance(error, SlowConsumerError):
             self._log.warning("nats.slow_consumer", subject=error.subject)
         else:
-            self._log.debug("nats.error", reason=explain(error, self._connect_timeout_s))
+            self._tell(explain(error, self._connect_timeout_s))
+
+    def _tell(self, reason: str) -> None:
+        """Log why there is no connection, loudly only when it is news: tries go on for ever."""
+        news = self._opened and not self._closing and reason != self._told
+        self._log.log(logging.WARNING if news else logging.DEBUG, "nats.error", reason=reason)
+        self._told = reason
 
     def _on_denied(self, verb: str, subject: str) -> None:
         replies = f"{self._replies}*"
@@ -323,13 +331,14 @@ class Connection:
             self._log.warning("nats.disconnected")
 
     async def _on_reconnected(self) -> None:
+        self._told = ""
         self._log.info("nats.reconnected")
 
     async def _on_nats_closed(self) -> None:
         if self._closing or not self._opened:
             return
-        reason = explain(self.nc.last_error or self._last_error or Error("unknown"))
-        self._log.error("nats.closed", reason=reason)
+        error = self.nc.last_error or self._last_error or Error()
+        self._log.error("nats.closed", reason=explain(error, self._connect_timeout_s))
         if self._on_closed is not None:
             self._on_closed()
 

@@ -7,6 +7,7 @@ whoever does not ask for TLS.
 
 import asyncio
 import base64
+import contextlib
 import random
 import re
 import socket
@@ -17,10 +18,12 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import nkeys  # pyright: ignore[reportMissingTypeStubs] - it has none
-from nats.aio.client import Client, Server
+from nats.aio.client import Client, Server, Srv
+from nats.aio.transport import TcpTransport
 from nats.errors import (
     Error,
     InvalidUserCredentialsError,
+    OutboundBufferLimitError,
     SecureConnWantedError,
     UnexpectedEOF,
 )
@@ -32,6 +35,7 @@ FIRST_RETRIES = 2
 FIRST_WAIT_S = 0.25
 RECONNECT_BASE_S = 0.05
 RECONNECT_CAP_S = 2.0
+CLOSE_WAIT_S = 0.2
 PING_INTERVAL_S = 20
 MAX_OUTSTANDING_PINGS = 2
 PENDING_BYTES = 8 * 1024 * 1024
@@ -43,7 +47,8 @@ REASONS: dict[type[BaseException], str] = {
     SecureConnWantedError: "the server offers no TLS, but nats.tls or a tls:// URL asks for it",
     socket.gaierror: "the host name cannot be resolved ({error.strerror})",
     ConnectionRefusedError: "the connection is refused: nothing listens there",
-    UnexpectedEOF: "the server ended the connection (does it want a client certificate?)",
+    UnexpectedEOF: "the server ended the connection",
+    OutboundBufferLimitError: "there is no connection just now, and no room to keep this for later",
     InvalidUserCredentialsError: "the credentials file is not what `nsc` writes",
     asyncio.TimeoutError: "no answer within {timeout_s:g} s",
 }
@@ -54,15 +59,22 @@ SEED_BLOCK = re.compile(rb"-----BEGIN USER NKEY SEED-----\s+(\S+)\s+-+END USER N
 
 
 class SecureClient(Client):
-    """nats-py's client; one that was told to use TLS never speaks in the clear.
+    """nats-py's client, with two decisions of it turned round.
 
-    nats-py upgrades to TLS only when the server's greeting says that it must, so whoever sits
-    in between could have the password by leaving that word out.
+    It upgrades to TLS only when the server's greeting says that it must, so whoever sits in
+    between could have the password by leaving that word out: one that was told to use TLS
+    speaks nothing else. And it closes for good when its credentials expire, though the file
+    they came from has been renewed by then: it reconnects.
     """
 
     def __init__(self, *, secure: bool) -> None:
         super().__init__()
         self._secure = secure
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        if self._transport is None:
+            self._transport = _Transport()
+        await super()._connect_to_server(s)
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:  # noqa: FBT001, FBT002 - nats-py's signature
         if initial_connection and self._secure and not info.get("tls_required"):
@@ -70,6 +82,27 @@ class SecureClient(Client):
                 raise SecureConnWantedError
             info["tls_required"] = True
         await super()._process_info(info, initial_connection)
+
+    async def _process_err(self, err_msg: str) -> None:
+        if "authentication expired" in err_msg:
+            await self._process_op_err(Error(f"nats: {err_msg}"))
+        else:
+            await super()._process_err(err_msg)
+
+
+class _Transport(TcpTransport):
+    """nats-py's transport, that waits for the end of a connection for a moment only.
+
+    After a failed TLS handshake it would wait for ever: asyncio tells the end to another object.
+    """
+
+    def __bool__(self) -> bool:
+        return True
+
+    async def wait_closed(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_WAIT_S):
+                await super().wait_closed()
 
 
 def wants_tls(config: NatsConfig) -> bool:

@@ -1,0 +1,595 @@
+"""The connection to NATS against real servers: open, guarded, encrypted, restarted, frozen."""
+
+import asyncio
+import base64
+import json
+import os
+import secrets
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import nkeys
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from structlog.testing import capture_logs
+
+from agent_actors.adapters.jetstream.connection import (
+    ApiError,
+    Connection,
+    NoResponders,
+    connect,
+)
+from agent_actors.config import NatsConfig, Secret, TlsConfig
+from agent_actors.errors import (
+    ConfigError,
+    FencedOut,
+    PermissionDenied,
+    PublishFailed,
+    ServiceUnreachable,
+    StreamMissing,
+)
+from agent_actors.local.nats_server import LocalNats
+
+pytestmark = pytest.mark.nats
+
+Serve = Callable[..., Awaitable[LocalNats]]
+Open = Callable[..., Awaitable[Connection]]
+
+USERS = """
+authorization {
+  users: [
+    {user: free, password: "p@ss/word"}
+    {user: bound, password: b, permissions: {
+      publish: {deny: ["secret.>", "$JS.API.STREAM.CREATE.*"]}
+      subscribe: {allow: ["_INBOX_bound.>"]}
+    }}
+  ]
+}
+"""
+
+
+@pytest.fixture
+async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
+    """Start servers with settings of their own, and stop them after the test."""
+    async with AsyncExitStack() as stack:
+
+        async def start(settings: str = "") -> LocalNats:
+            folder = tmp_path / f"nats-{secrets.token_hex(4)}"
+            return await stack.enter_async_context(LocalNats(folder, settings=settings))
+
+        yield start
+
+
+@pytest.fixture
+async def open_connection() -> AsyncIterator[Open]:
+    """Connect, and close after the test."""
+    async with AsyncExitStack() as stack:
+
+        async def start(url: str, on_closed=None, **settings) -> Connection:
+            config = NatsConfig(url=url, connect_timeout_s=1.0, **settings)
+            connection = await connect(config, name="test", on_closed=on_closed)
+            stack.push_async_callback(connection.close)
+            return connection
+
+        yield start
+
+
+async def make_stream(connection: Connection, name: str, *subjects: str) -> None:
+    config = {"name": name, "subjects": subjects, "storage": "memory"}
+    await connection.api(f"STREAM.CREATE.{name}", json.dumps(config).encode())
+
+
+def with_user(url: str, userinfo: str) -> str:
+    return url.replace("//", f"//{userinfo}@")
+
+
+# What is stored, and what is not.
+
+
+async def test_a_stored_message_is_acknowledged_and_its_copy_is_told_apart(serve, open_connection):
+    connection = await open_connection((await serve()).url)
+    await make_stream(connection, "S", "s.>")
+    headers = {"Nats-Msg-Id": "same"}
+    first = await connection.publish_stored("s.1", b"x", headers)
+    again = await connection.publish_stored("s.1", b"x", headers)
+    assert (first.stream, first.seq, first.duplicate) == ("S", 1, False)
+    assert (again.seq, again.duplicate) == (1, True)
+
+
+async def test_a_lost_race_is_fenced_out(serve, open_connection):
+    connection = await open_connection((await serve()).url)
+    await make_stream(connection, "S", "s.>")
+    expected = {"Nats-Expected-Last-Subject-Sequence": "0"}
+    await connection.publish_stored("s.1", b"winner", expected)
+    with pytest.raises(FencedOut, match="wrong last sequence: 1"):
+        await connection.publish_stored("s.1", b"loser", expected)
+
+
+async def test_many_requests_at_once_each_get_their_own_answer(serve, open_connection):
+    connection = await open_connection((await serve()).url)
+    await make_stream(connection, "S", "s.>")
+    acks = await asyncio.gather(*(connection.publish_stored(f"s.{i}", b"") for i in range(500)))
+    assert sorted(ack.seq for ack in acks) == list(range(1, 501))
+
+
+async def test_a_message_that_no_stream_takes_fails(serve, open_connection):
+    connection = await open_connection((await serve()).url)
+    with pytest.raises(NoResponders, match=r"nowhere.*agent-actors provision"):
+        await connection.publish_stored("nowhere", b"", timeout_s=0.1)
+
+
+async def test_a_stream_without_a_leader_for_a_moment_gets_the_message(serve, open_connection):
+    connection = await open_connection((await serve()).url)
+    publishing = asyncio.create_task(connection.publish_stored("late.1", b"", timeout_s=30))
+    # This goes over the same wire, so the message above has been turned away by its answer.
+    await connection.api("INFO")
+    await make_stream(connection, "LATE", "late.>")
+    assert (await publishing).seq == 1
+
+
+async def test_a_full_stream_says_so(serve, open_connection):
+    connection = await open_connection((await serve()).url)
+    config = {"name": "F", "subjects": ["f"], "max_msgs": 1, "discard": "new", "storage": "memory"}
+    await connection.api("STREAM.CREATE.F", json.dumps(config).encode())
+    await connection.publish_stored("f", b"")
+    with pytest.raises(ApiError, match="maximum messages exceeded") as caught:
+        await connection.publish_stored("f", b"")
+    assert caught.value.err_code == 10077
+
+
+async def test_what_would_end_the_connection_is_refused_before_it_is_sent(serve, open_connection):
+    connection = await open_connection((await serve()).url)
+    await make_stream(connection, "S", "s.>")
+    limit = connection.nc.max_payload
+    with pytest.raises(PublishFailed, match="max_payload"):
+        await connection.publish_stored("s.1", b"x" * limit, {"a": "b"})
+    with pytest.raises(PublishFailed, match="over 3800 bytes"):
+        await connection.publish_stored("s." + "é" * 2_000, b"")
+    with pytest.raises(PublishFailed, match="invalid header"):
+        await connection.publish_stored("s.1", b"", {"not a name": ""})
+    longest = 3_800 - len("s.")
+    assert (await connection.publish_stored("s." + "x" * longest, b"")).seq == 1
+    assert (await connection.publish_stored("s.1", b"x" * limit)).seq == 2
+
+
+# JetStream's own interface.
+
+
+async def test_a_missing_stream_and_consumer_are_told_apart_from_other_errors(
+    serve, open_connection
+):
+    connection = await open_connection((await serve()).url)
+    with pytest.raises(StreamMissing, match="stream not found: run `agent-actors provision`"):
+        await connection.api("STREAM.INFO.NONE")
+    await make_stream(connection, "S", "s.>")
+    with pytest.raises(StreamMissing, match="consumer not found"):
+        await connection.api("CONSUMER.INFO.S.none")
+    with pytest.raises(ApiError, match="no message found") as caught:
+        await connection.api("STREAM.MSG.GET.S", b'{"seq": 7}')
+    assert caught.value.err_code == 10037
+
+
+async def test_a_server_without_jetstream_is_named(serve, open_connection):
+    server = await serve("accounts { PLAIN { users: [{user: u, password: p}] } }")
+    connection = await open_connection(server.url, user="u", password=Secret("p"))
+    with pytest.raises((ServiceUnreachable, ApiError), match=r"(?i)jetstream.*not enabled|no JetS"):
+        await connection.api("INFO")
+
+
+# What the server denies.
+
+
+async def test_a_denied_message_fails_at_once_in_the_servers_words(serve, open_connection):
+    url = with_user((await serve(USERS)).url, "bound:b")
+    connection = await open_connection(url, inbox_prefix="_INBOX_bound")
+    async with asyncio.timeout(5):
+        with pytest.raises(PermissionDenied, match=r'Violation for Publish to "secret\.Plan"'):
+            await connection.publish_stored("secret.Plan", b"", timeout_s=60)
+        with pytest.raises(PermissionDenied, match=r"STREAM\.CREATE\.S"):
+            await make_stream(connection, "S", "s.>")
+
+
+async def test_a_denied_message_leaves_the_others_alone(serve, open_connection):
+    url = (await serve(USERS)).url
+    owner = await open_connection(with_user(url, "free:p%40ss%2Fword"))
+    await make_stream(owner, "S", "s.>", "secret.>")
+    connection = await open_connection(with_user(url, "bound:b"), inbox_prefix="_INBOX_bound")
+    subjects = ["s.1", "secret.1", "s.2"]
+    outcomes = await asyncio.gather(
+        *(connection.publish_stored(subject, b"") for subject in subjects), return_exceptions=True
+    )
+    assert [type(outcome).__name__ for outcome in outcomes] == [
+        "PubAck",
+        "PermissionDenied",
+        "PubAck",
+    ]
+
+
+async def test_a_user_who_may_not_get_replies_is_told_so_when_connecting(serve, open_connection):
+    url = with_user((await serve(USERS)).url, "bound:b")
+    with pytest.raises(PermissionDenied, match=r'Subscription to "_INBOX\..*nats\.inbox_prefix'):
+        await open_connection(url)
+
+
+# The first connection.
+
+
+async def test_the_reason_why_there_is_no_connection_is_given_in_words(serve, open_connection):
+    server = await serve(USERS)
+    async with _raw_server(b"HTTP/1.1 400 Bad Request\r\n\r\n") as other:
+        for url, reason in {
+            "nats://127.0.0.1:1": "connection is refused",
+            "nats://no-such-host.invalid": "host name cannot be resolved",
+            with_user(server.url, "free:wrong"): "does not let us in .Authorization Violation",
+            server.url.replace("nats:", "tls:"): "server offers no TLS",
+            other: "does not greet like a NATS server",
+        }.items():
+            with pytest.raises(ServiceUnreachable, match=reason) as caught:
+                await open_connection(url)
+            assert "wrong" not in str(caught.value)
+
+
+async def test_a_silent_server_is_given_up_on(open_connection):
+    async with _raw_server(b"") as url:
+        started = time.monotonic()
+        with pytest.raises(ServiceUnreachable, match=f"{url}: no answer within 1 s"):
+            await open_connection(url)
+        assert time.monotonic() - started < 10
+
+
+async def test_a_dead_server_in_the_list_does_no_harm(serve, open_connection):
+    server = await serve()
+    connection = await open_connection(f"nats://127.0.0.1:1, {server.url}")
+    assert connection.nc.is_connected
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"url": ""}, "nats.url: is not set"),
+        ({"url": "http://host"}, "nats.url: 'http://host' is no URL like nats://HOST:PORT"),
+        ({"url": "nats://me:pw@host:x"}, "nats.url: 'nats://host:x' is no URL"),
+        ({"url": "nats://a:1@x,nats://b:2@y"}, "nats.url: the URLs name different users"),
+        ({"credentials_file": "/none"}, "nats.credentials_file: /none cannot be read"),
+        ({"credentials_file": __file__}, "nats.credentials_file: .* does not hold what"),
+        ({"nkey_seed_file": "/none"}, "nats.nkey_seed_file: /none cannot be read"),
+        ({"nkey_seed_file": __file__}, "nats.nkey_seed_file: .* does not hold what"),
+        ({"tls": TlsConfig(ca_file="/none")}, "nats.tls: /none: No such file"),
+        ({"tls": TlsConfig(ca_file=__file__)}, "nats.tls: .*test_connection.py: "),
+    ],
+)
+async def test_a_configuration_that_cannot_work_is_named(settings, problem):
+    config = NatsConfig(**({"url": "nats://127.0.0.1:1"} | settings))
+    with pytest.raises(ConfigError, match=problem):
+        await connect(config, name="test")
+
+
+# Who we are.
+
+
+@pytest.mark.parametrize(
+    ("guard", "userinfo", "settings"),
+    [
+        ("user: u, password: 'p@s'", "", {"user": "u", "password": Secret("p@s")}),
+        ("user: u, password: 'p@s'", "u:p%40s@", {}),
+        ("token: t0k", "", {"token": Secret("t0k")}),
+        ("token: t0k", "t0k@", {}),
+    ],
+)
+async def test_password_and_token_let_us_in(serve, open_connection, guard, userinfo, settings):
+    server = await serve(f"authorization {{ {guard} }}")
+    url = server.url.replace("//", f"//{userinfo}")
+    with capture_logs() as logs:
+        connection = await open_connection(url, **settings)
+    assert connection.nc.is_connected
+    assert not [word for word in ("p@s", "p%40s", "t0k") if word in repr(logs)]
+
+
+async def test_an_nkey_lets_us_in(serve, open_connection, tmp_path: Path):
+    seed, public = _new_key(nkeys.PREFIX_BYTE_USER)
+    server = await serve(f"authorization {{ users: [{{nkey: {public}}}] }}")
+    file = tmp_path / "user.nk"
+    file.write_text(f"{seed}\n")
+    connection = await open_connection(server.url, nkey_seed_file=str(file))
+    assert connection.nc.is_connected
+
+
+async def test_credentials_let_us_in_and_are_read_anew_when_they_expire(
+    serve, open_connection, tmp_path: Path
+):
+    realm = _Realm()
+    server = await serve(realm.settings)
+    file = tmp_path / "user.creds"
+    file.write_text(realm.credentials(expires_in_s=2))
+    connection = await open_connection(server.url, credentials_file=str(file))
+    file.write_text(realm.credentials(expires_in_s=3600))
+
+    reconnected = _reconnection(connection)
+    async with asyncio.timeout(20):
+        await reconnected.wait()
+    await connection.nc.flush()
+
+
+# TLS.
+
+
+async def test_a_server_certificate_is_checked(serve, open_connection, tmp_path: Path):
+    files = _Certificates(tmp_path)
+    server = await serve(f"tls {{ {files.server} }}")
+    connection = await open_connection(server.url, tls=TlsConfig(ca_file=files.ca))
+    assert connection.nc.is_connected
+
+    for tls, reason in {
+        TlsConfig(): "certificate is not trusted .*issuer",
+        TlsConfig(ca_file=files.ca, server_name="elsewhere"): "not trusted .*mismatch",
+        None: "certificate is not trusted",
+    }.items():
+        with pytest.raises(ServiceUnreachable, match=reason):
+            await open_connection(server.url, tls=tls)
+
+
+async def test_a_client_certificate_lets_us_in(serve, open_connection, tmp_path: Path):
+    files = _Certificates(tmp_path)
+    server = await serve(f"tls {{ {files.server}, ca_file: '{files.ca}', verify: true }}")
+    mine = TlsConfig(ca_file=files.ca, cert_file=files.cert, key_file=files.key)
+    connection = await open_connection(server.url, tls=mine)
+    assert connection.nc.is_connected
+
+    with pytest.raises(ServiceUnreachable, match=r"(?i)certificate"):
+        await open_connection(server.url, tls=TlsConfig(ca_file=files.ca))
+
+
+# A server that goes, comes back, hangs, or throws us out.
+
+
+async def test_work_goes_on_after_the_server_restarts(serve, open_connection):
+    server = await serve()
+    with capture_logs() as logs:
+        connection = await open_connection(with_user(server.url, "me:hidden"))
+        config = {"name": "S", "subjects": ["s"], "storage": "file"}
+        await connection.api("STREAM.CREATE.S", json.dumps(config).encode())
+        reconnected = _reconnection(connection)
+        await server.stop()
+        await server.start()
+        async with asyncio.timeout(10):
+            await reconnected.wait()
+            assert (await connection.publish_stored("s", b"")).seq == 1
+    events = [entry["event"] for entry in logs]
+    assert [event for event in events if event in {"nats.disconnected", "nats.reconnected"}] == [
+        "nats.disconnected",
+        "nats.reconnected",
+    ]
+    assert "hidden" not in repr(logs)
+
+
+async def test_a_request_under_way_fails_when_the_connection_is_lost(serve, open_connection):
+    server = await serve()
+    connection = await open_connection(server.url)
+    await connection.nc.subscribe("never.answers")
+    asking = asyncio.create_task(connection.request("never.answers", timeout_s=60))
+    await connection.nc.flush()
+    await server.stop()
+    async with asyncio.timeout(5):
+        with pytest.raises(PublishFailed, match="lost before the answer came"):
+            await asking
+
+
+async def test_a_message_waits_for_the_server_to_come_back(serve, open_connection):
+    server = await serve()
+    connection = await open_connection(server.url)
+    config = {"name": "S", "subjects": ["s"], "storage": "file"}
+    await connection.api("STREAM.CREATE.S", json.dumps(config).encode())
+    lost = asyncio.Event()
+    _after(connection, "_disconnected_cb", lost)
+    await server.stop()
+    await lost.wait()
+    publishing = asyncio.create_task(connection.publish_stored("s", b"", timeout_s=30))
+    await server.start()
+    assert (await publishing).seq == 1
+
+
+async def test_a_connection_that_is_ended_for_good_is_reported(serve, open_connection):
+    server = await serve()
+    closed = asyncio.Event()
+    connection = await open_connection(server.url, on_closed=closed.set)
+    with capture_logs() as logs:
+        await connection.nc.publish("x" * 5_000)
+        async with asyncio.timeout(5):
+            await closed.wait()
+    assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["nats.closed"]
+    with pytest.raises(PublishFailed, match="connection closed"):
+        await connection.publish_stored("s", b"")
+
+
+async def test_closing_is_not_reported_as_a_loss(serve, open_connection):
+    closed = asyncio.Event()
+    connection = await open_connection((await serve()).url, on_closed=closed.set)
+    await connection.close()
+    assert connection.nc.is_closed
+    assert not closed.is_set()
+
+
+async def test_closing_fails_what_waits_and_never_hangs(serve, open_connection):
+    server = await serve()
+    connection = await open_connection(server.url)
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        asking = asyncio.create_task(connection.api("INFO", timeout_s=60))
+        await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            await connection.close()
+            with pytest.raises(PublishFailed):
+                await asking
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+
+
+async def test_a_cancelled_request_ends_even_while_the_buffer_is_full(serve, open_connection):
+    server = await serve()
+    connection = await open_connection(server.url, request_timeout_s=60)
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        block = b"x" * connection.nc.max_payload
+        tasks = [asyncio.create_task(connection.publish_stored("s", block)) for _ in range(64)]
+        done, waiting = await asyncio.wait(tasks, timeout=0.5)
+        assert not done
+        for task in waiting:
+            task.cancel()
+        done, waiting = await asyncio.wait(tasks, timeout=5)
+        assert not waiting
+        assert all(task.cancelled() for task in done)
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+
+
+def _reconnection(connection: Connection) -> asyncio.Event:
+    event = asyncio.Event()
+    _after(connection, "_reconnected_cb", event)
+    return event
+
+
+def _after(connection: Connection, callback: str, event: asyncio.Event) -> None:
+    """Set the event after nats-py has called one of its callbacks."""
+    original = getattr(connection.nc, callback)
+
+    async def called() -> None:
+        await original()
+        event.set()
+
+    setattr(connection.nc, callback, called)
+
+
+class _raw_server:  # noqa: N801 - reads like the function it is
+    """A server on loopback that is not NATS: says its piece, then nothing more."""
+
+    def __init__(self, greeting: bytes) -> None:
+        self._greeting = greeting
+        self._over = asyncio.Event()
+
+    async def __aenter__(self) -> str:
+        async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(self._greeting)
+            await self._over.wait()
+            writer.close()
+
+        self._server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        return f"nats://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def __aexit__(self, *_: object) -> None:
+        self._over.set()
+        self._server.close()
+        await self._server.wait_closed()
+
+
+def _new_key(prefix: int) -> tuple[str, str]:
+    """Return a fresh seed and its public key."""
+    seed = nkeys.encode_seed(secrets.token_bytes(32), prefix)
+    pair = nkeys.from_seed(bytearray(seed))
+    return bytes(seed).decode(), pair.public_key.decode()
+
+
+class _Realm:
+    """An operator with two accounts, one of them the system's, as `nsc` would make them."""
+
+    def __init__(self) -> None:
+        self._operator = _new_key(nkeys.PREFIX_BYTE_OPERATOR)
+        self._account, system = (
+            _new_key(nkeys.PREFIX_BYTE_ACCOUNT),
+            _new_key(nkeys.PREFIX_BYTE_ACCOUNT),
+        )
+        operator = _jwt(self._operator, self._operator[1], "operator")
+        preload = "".join(
+            f"{key[1]}: {self._account_jwt(key[1])}\n" for key in (self._account, system)
+        )
+        self.settings = (
+            f"operator: {operator}\nsystem_account: {system[1]}\n"
+            f"resolver: MEMORY\nresolver_preload {{\n{preload}}}\n"
+        )
+
+    def _account_jwt(self, public: str) -> str:
+        names = ("subs", "data", "payload", "imports", "exports", "conn", "leaf")
+        limits = dict.fromkeys(names, -1) | {"wildcards": True}
+        return _jwt(self._operator, public, "account", limits=limits)
+
+    def credentials(self, *, expires_in_s: int) -> str:
+        seed, public = _new_key(nkeys.PREFIX_BYTE_USER)
+        expires = int(time.time()) + expires_in_s
+        jwt = _jwt(self._account, public, "user", expires, subs=-1, data=-1, payload=-1)
+        return (
+            f"-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n"
+            f"-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+        )
+
+
+def _jwt(issuer: tuple[str, str], subject: str, kind: str, expires: int = 0, **claims) -> str:
+    def part(value: bytes) -> str:
+        return base64.urlsafe_b64encode(value).rstrip(b"=").decode()
+
+    body = {
+        "jti": secrets.token_hex(16),
+        "iat": int(time.time()),
+        "iss": issuer[1],
+        "name": kind,
+        "sub": subject,
+        "nats": {"type": kind, "version": 2} | claims,
+    }
+    if expires:
+        body["exp"] = expires
+    head = part(json.dumps({"typ": "JWT", "alg": "ed25519-nkey"}).encode())
+    signed = f"{head}.{part(json.dumps(body).encode())}"
+    signature = nkeys.from_seed(bytearray(issuer[0].encode())).sign(signed.encode())
+    return f"{signed}.{part(signature)}"
+
+
+class _Certificates:
+    """An authority of our own, and one certificate for 127.0.0.1 to serve and to call with."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ca, self.cert, self.key = (str(folder / f"{name}.pem") for name in ("ca", "me", "key"))
+        self.server = f"cert_file: '{self.cert}', key_file: '{self.key}'"
+        ca_key, key = (
+            ec.generate_private_key(ec.SECP256R1()),
+            ec.generate_private_key(ec.SECP256R1()),
+        )
+        authority = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test authority")])
+        me = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test server")])
+        ca = self._certificate(authority, authority, ca_key, ca_key, ca=True)
+        cert = self._certificate(me, authority, key, ca_key, ca=False)
+        pem = serialization.Encoding.PEM
+        Path(self.ca).write_bytes(ca.public_bytes(pem))
+        Path(self.cert).write_bytes(cert.public_bytes(pem))
+        Path(self.key).write_bytes(
+            key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        )
+
+    def _certificate(self, subject, issuer, key, issuer_key, *, ca: bool) -> x509.Certificate:
+        now = datetime.now(UTC)
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(issuer)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(hours=1))
+            .not_valid_after(now + timedelta(hours=1))
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            .add_extension(
+                x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]),
+                critical=False,
+            )
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
+                critical=False,
+            )
+            .add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
+            )
+            .sign(issuer_key, hashes.SHA256())
+        )
