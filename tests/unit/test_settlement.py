@@ -1,0 +1,357 @@
+"""One delivery from beginning to end, over scripted ports."""
+
+import asyncio
+
+import msgspec
+import pytest
+from support.fakes import MemoryLedger, Queue, Scripted, Wire, delivery, noon
+
+from agent_actors import patience
+from agent_actors.config import PoolConfig, RoleConfig
+from agent_actors.contract import AgentResult, AgentTask, encode
+from agent_actors.errors import (
+    ModelRefused,
+    ModelUnavailable,
+    StreamMissing,
+)
+from agent_actors.execution import PROPOSAL, ExecuteAgentTask
+from agent_actors.leases import Leases
+from agent_actors.ledger import TaskRecord
+from agent_actors.ports import Message
+from agent_actors.settlement import SettleDelivery, agent_for
+
+MAX_PAYLOAD = 256 * 1024
+TASK = b'{"task_id": "t-1", "task_description": "do it"}'
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(patience, "LONGEST_PAUSE_S", 0.0)
+
+
+class Bench:
+    """A settlement with its ports in reach."""
+
+    def __init__(
+        self,
+        *,
+        strategy: Scripted | None = None,
+        ledger: MemoryLedger | None = None,
+        wire: Wire | None = None,
+        queue: Queue | None = None,
+        pool: PoolConfig | None = None,
+    ) -> None:
+        self.strategy = strategy or Scripted()
+        self.ledger = ledger or MemoryLedger()
+        self.wire = wire or Wire()
+        self.settle = SettleDelivery(
+            agent_id="dev-0",
+            pool_name="dev",
+            pool=pool or PoolConfig(),
+            max_payload_bytes=MAX_PAYLOAD,
+            execute=ExecuteAgentTask({PROPOSAL: self.strategy}, noon),
+            leases=Leases(self.ledger, queue or Queue(), noon),
+            publisher=self.wire,
+            acks=self.wire,
+            artifacts=self.wire,
+            events=self.wire,
+            clock=noon,
+        )
+
+    @property
+    def result(self) -> AgentResult:
+        (message,) = (m for m in self.wire.published if m.subject.startswith("agent.response."))
+        return msgspec.json.decode(message.payload, type=AgentResult)
+
+    @property
+    def dead_letters(self) -> list[Message]:
+        return [m for m in self.wire.published if m.subject.startswith("agent.deadletter.")]
+
+    def record(self, key: str = "t-1") -> TaskRecord:
+        record = self.ledger.records[key].record
+        assert record is not None
+        return record
+
+
+async def test_an_answer_is_committed_then_published_then_acked():
+    bench = Bench()
+    assert await bench.settle(delivery()) == "completed"
+    assert [record.state for record in bench.ledger.history] == ["running", "completed"]
+    assert bench.wire.verbs == ["publish", "ack"]
+    assert bench.result.proposal is not None
+    assert bench.result.proposal.content == "an answer"
+    assert bytes(bench.record().result) == bench.wire.published[0].payload
+    assert bench.wire.published[0].headers["Nats-Msg-Id"] == "t-1"
+
+
+async def test_the_result_echoes_what_was_asked():
+    payload = (
+        b'{"task_id": "j/1", "task_description": "x", "diversity": true,'
+        b' "constraints": {"language": "python", "timeout": 7}}'
+    )
+    bench = Bench()
+    await bench.settle(delivery(payload))
+    assert bench.result.constraints == {"language": "python", "timeout": 7}
+    assert bench.result.diversity
+    assert bench.result.role == "DEV"
+    assert bench.wire.published[0].headers["Nats-Msg-Id"] == "j=2F1"
+    assert bench.strategy.requests[0].timeout_s == 7
+
+
+async def test_a_refusal_of_the_model_fails_the_task_without_a_dead_letter():
+    bench = Bench(strategy=Scripted(ModelRefused("400: too long")))
+    assert await bench.settle(delivery()) == "failed"
+    assert bench.result.error_type == "ModelRefused"
+    assert bench.result.error == "400: too long"
+    assert bench.wire.published[0].subject == "agent.response.failed"
+    assert not bench.dead_letters
+
+
+async def test_a_model_that_is_away_gives_the_task_back_without_counting_it():
+    bench = Bench(strategy=Scripted(ModelUnavailable("503")))
+    assert await bench.settle(delivery()) == "retried"
+    assert bench.record().state == "waiting"
+    assert (bench.record().failures, bench.record().postponed) == (0, 1)
+    assert bench.wire.verbs == ["nak"]
+
+
+async def test_a_wait_that_the_model_asked_for_is_kept():
+    failure = ModelUnavailable("429")
+    failure.retry_after_s = 17.0
+    bench = Bench(strategy=Scripted(failure))
+    await bench.settle(delivery())
+    assert ("nak", 17.0) in bench.wire.log
+
+
+async def test_a_bug_of_ours_is_tried_again_and_then_becomes_a_dead_letter():
+    bench = Bench(
+        strategy=Scripted(ValueError("oops"), ValueError("oops")), pool=PoolConfig(max_attempts=2)
+    )
+    assert await bench.settle(delivery()) == "retried"
+    assert bench.record().failures == 1
+    assert await bench.settle(delivery(num_delivered=2)) == "failed"
+    assert bench.result.error_type == "StrategyCrashed"
+    assert bench.result.error == "ValueError: oops"
+    (letter,) = bench.dead_letters
+    assert letter.subject == "agent.deadletter.dev"
+    assert letter.payload == TASK
+    assert letter.headers["Agent-Actors-Reason"] == "StrategyCrashed"
+    assert letter.headers["Agent-Actors-Attempts"] == "2"
+
+
+async def test_an_attempt_that_takes_too_long_fails():
+    payload = b'{"task_id": "t-1", "task_description": "x", "constraints": {"timeout": 0.01}}'
+    bench = Bench(strategy=Scripted(waits=asyncio.Event()))
+    assert await bench.settle(delivery(payload)) == "failed"
+    assert bench.result.error_type == "TaskTimeout"
+
+
+async def test_a_task_past_its_deadline_fails_without_an_answer():
+    payload = (
+        b'{"task_id": "t-1", "task_description": "x",'
+        b' "constraints": {"deadline": "2026-01-01T11:59:59Z"}}'
+    )
+    bench = Bench(strategy=Scripted(waits=asyncio.Event()))
+    assert await bench.settle(delivery(payload)) == "failed"
+    assert bench.result.error_type == "DeadlineExceeded"
+
+
+async def test_tools_without_a_tool_strategy_fail_with_a_reason():
+    payload = b'{"task_id": "t-1", "task_description": "x", "enable_tools": true}'
+    bench = Bench()
+    assert await bench.settle(delivery(payload)) == "failed"
+    assert bench.result.error_type == "StrategyUnavailable"
+
+
+async def test_a_message_without_a_task_id_is_answered_under_its_sequence_and_termed():
+    bench = Bench()
+    broken = delivery(b"{not json", stream_seq=9, headers={"x-team": "blue"})
+    assert await bench.settle(broken) == "buried"
+    assert bench.result.task_id == "unknown:AGENT_TASKS:9"
+    assert bench.result.error_type == "InvalidTask"
+    (letter,) = bench.dead_letters
+    assert letter.payload == b"{not json"
+    assert letter.headers["Agent-Actors-Original-x-team"] == "blue"
+    assert {m.headers["Nats-Msg-Id"] for m in bench.wire.published} == {"invalid:AGENT_TASKS:9"}
+    assert bench.wire.verbs == ["publish", "publish", "term"]
+    assert not bench.ledger.history
+
+
+async def test_an_invalid_task_with_an_id_ends_under_that_id_in_the_ledger():
+    bench = Bench()
+    broken = delivery(b'{"task_id": "t-1", "task_description": ""}')
+    assert await bench.settle(broken) == "failed"
+    assert bench.result.task_id == "t-1"
+    assert bench.result.error == "task_description: is empty"
+    assert bench.record().state == "failed"
+    assert len(bench.dead_letters) == 1
+    assert bench.wire.verbs == ["publish", "publish", "ack"]
+
+
+async def test_a_task_that_ended_is_announced_again_and_not_run():
+    bench = Bench()
+    await bench.settle(delivery())
+    first = bench.wire.published[0]
+    assert await bench.settle(delivery(num_delivered=2)) == "announced"
+    assert bench.wire.published == [first, first]
+    assert len(bench.strategy.requests) == 1
+
+
+async def test_a_copy_of_a_task_that_ended_is_announced_again_however_it_is_written():
+    bench = Bench()
+    await bench.settle(delivery())
+    same = delivery(b'{"task_description":"do it","task_id":"t-1","role":"dev"}', stream_seq=2)
+    assert await bench.settle(same) == "announced"
+    assert len(bench.strategy.requests) == 1
+
+
+async def test_other_content_under_a_known_id_is_a_dead_letter_and_no_result():
+    bench = Bench()
+    await bench.settle(delivery())
+    other = delivery(b'{"task_id": "t-1", "task_description": "something else"}', stream_seq=2)
+    assert await bench.settle(other) == "conflict"
+    assert len([m for m in bench.wire.published if m.subject.startswith("agent.response")]) == 1
+    (letter,) = bench.dead_letters
+    assert letter.headers["Agent-Actors-Reason"] == "TaskIdConflict"
+    assert letter.headers["Nats-Msg-Id"] == "conflict:AGENT_TASKS:2"
+
+
+async def test_a_copy_of_a_running_task_is_acked_and_not_run():
+    gate = asyncio.Event()
+    bench = Bench(strategy=Scripted(waits=gate), queue=Queue(1, 2))
+    first = asyncio.create_task(bench.settle(delivery()))
+    await bench.strategy.started.wait()
+    assert await bench.settle(delivery(stream_seq=2)) == "copy"
+    gate.set()
+    assert await first == "completed"
+    assert len(bench.strategy.requests) == 1
+
+
+async def test_a_copy_takes_over_when_the_running_one_was_purged():
+    bench = Bench(strategy=Scripted(waits=(gate := asyncio.Event())), queue=Queue(2))
+    first = asyncio.create_task(bench.settle(delivery()))
+    await bench.strategy.started.wait()
+    second = asyncio.create_task(bench.settle(delivery(stream_seq=2)))
+    gate.set()
+    assert await second == "completed"
+    assert await first == "fenced"
+    assert bench.result.attempt == 2
+
+
+async def test_an_attempt_that_was_taken_over_publishes_acks_and_naks_nothing():
+    gate = asyncio.Event()
+    slow = Bench(strategy=Scripted(waits=gate))
+    stale = asyncio.create_task(slow.settle(delivery()))
+    await slow.strategy.started.wait()
+    fast = Bench(ledger=slow.ledger)
+    assert await fast.settle(delivery(num_delivered=2)) == "completed"
+    gate.set()
+    assert await stale == "fenced"
+    assert not slow.wire.verbs
+
+
+async def test_an_earlier_delivery_of_a_running_task_stops_without_a_word():
+    gate = asyncio.Event()
+    bench = Bench(strategy=Scripted(waits=gate))
+    later = asyncio.create_task(bench.settle(delivery(num_delivered=2)))
+    await bench.strategy.started.wait()
+    assert await bench.settle(delivery(num_delivered=1)) == "stale"
+    assert not bench.wire.verbs
+    gate.set()
+    assert await later == "completed"
+
+
+@pytest.mark.parametrize("fault", ["lost", "dropped"])
+@pytest.mark.parametrize("write", [0, 1])
+async def test_a_write_without_an_answer_is_neither_lost_nor_done_twice(fault: str, write: int):
+    script = ["stored"] * write + [fault, fault]
+    bench = Bench(ledger=MemoryLedger(*script))
+    assert await bench.settle(delivery()) == "completed"
+    assert [record.state for record in bench.ledger.history] == ["running", "completed"]
+    assert len(bench.strategy.requests) == 1
+    assert bench.wire.verbs == ["publish", "ack"]
+
+
+async def test_a_publish_without_an_answer_is_repeated_before_the_ack():
+    bench = Bench(wire=Wire("dropped", "dropped"))
+    assert await bench.settle(delivery()) == "completed"
+    assert bench.wire.verbs == ["publish", "ack"]
+
+
+async def test_a_missing_stream_leaves_the_message_unacked():
+    class NoStream(Wire):
+        async def publish(self, message: Message) -> None:
+            raise StreamMissing("AGENT_RESPONSES")
+
+    bench = Bench(wire=NoStream())
+    with pytest.raises(StreamMissing):
+        await bench.settle(delivery())
+    assert not bench.wire.verbs
+
+
+async def test_giving_back_releases_and_naks_what_runs():
+    bench = Bench(strategy=Scripted(waits=asyncio.Event()))
+    settling = asyncio.create_task(bench.settle(delivery()))
+    await bench.strategy.started.wait()
+    bench.settle.give_back()
+    assert await settling == "released"
+    assert bench.record().state == "waiting"
+    assert bench.record().failures == 0
+    assert bench.wire.verbs == ["nak"]
+
+
+async def test_a_cancelled_settlement_stops_its_attempt():
+    bench = Bench(strategy=Scripted(waits=asyncio.Event()))
+    settling = asyncio.create_task(bench.settle(delivery()))
+    await bench.strategy.started.wait()
+    settling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await settling
+    assert not bench.wire.verbs
+
+
+async def test_a_result_too_big_for_a_message_moves_its_biggest_part_to_the_object_store():
+    bench = Bench(strategy=Scripted("x" * MAX_PAYLOAD))
+    assert await bench.settle(delivery()) == "completed"
+    assert bench.result.proposal is not None
+    assert bench.result.proposal.content == ""
+    reference = bench.result.artifacts["proposal.content"]
+    assert bench.wire.objects[reference["object"]] == b"x" * MAX_PAYLOAD
+    assert reference["size"] == MAX_PAYLOAD
+
+
+async def test_a_task_over_the_size_limit_is_invalid_and_its_bytes_are_kept():
+    payload = encode(AgentTask(task_id="big", task_description="x" * (MAX_PAYLOAD - 1_000)))
+    bench = Bench()
+    assert await bench.settle(delivery(payload)) == "failed"
+    assert "payload: is" in (bench.result.error or "")
+    (letter,) = bench.dead_letters
+    kept = letter.payload or bench.wire.objects[letter.headers["Agent-Actors-Object"]]
+    assert kept == payload
+
+
+async def test_progress_is_told_as_events():
+    bench = Bench()
+    await bench.settle(delivery())
+    assert [what for verb, what in bench.wire.log if verb == "event"] == ["started", "finished"]
+
+
+def test_a_task_overrides_its_pool_within_its_bounds():
+    pool = PoolConfig(model="m", temperature=0.1, max_tokens=100, enable_tools=True)
+    task = AgentTask(task_id="t", task_description="x", role="DEV")
+    agent = agent_for(task, pool, "a")
+    assert (agent.model, agent.temperature, agent.max_tokens) == ("m", 0.1, 100)
+    assert agent.enable_tools
+    bold = msgspec.structs.replace(
+        task, model="n", temperature=1.5, max_tokens=1_000, enable_tools=False
+    )
+    agent = agent_for(bold, pool, "a")
+    assert (agent.model, agent.temperature, agent.max_tokens) == ("n", 1.5, 100)
+    assert not agent.enable_tools
+
+
+def test_a_role_of_the_pool_brings_its_prompt():
+    pool = PoolConfig(roles={"DEV": RoleConfig(prompt="Be brief.")})
+    task = AgentTask(task_id="t", task_description="x", role="DEV")
+    assert agent_for(task, pool, "a").prompt == "Be brief."
