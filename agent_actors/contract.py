@@ -53,7 +53,8 @@ ORIGINAL_HEADER_PREFIX = "Agent-Actors-Original-"
 
 MAX_TASK_ID_CHARS = 128
 MAX_NESTING = 64
-MAX_INTEGER = 2**64
+MIN_INTEGER = -(2**63)
+MAX_INTEGER = 2**64 - 1
 MAX_ERROR_CHARS = 4_000
 PAYLOAD_MARGIN_BYTES = 64 * 1024
 MAX_SECONDS = 30 * 86_400.0
@@ -73,9 +74,14 @@ class AgentRole(StrEnum):
 
 
 ResultStatus = Literal["completed", "failed"]
+Moment = Annotated[datetime, Meta(tz=True)]
 Seconds = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]
 Count = Annotated[int, Meta(ge=1, le=2**53)]
 Text = str | list[Any] | dict[str, Any]
+ModelName = Annotated[str, Meta(max_length=256)]
+# What these two must satisfy is said by `decode_task`; here it is for the schema.
+TaskId = Annotated[str, Meta(extra_json_schema={"minLength": 1, "maxLength": MAX_TASK_ID_CHARS})]
+Description = Annotated[str, Meta(extra_json_schema={"minLength": 1})]
 
 
 class Constraints(Struct, frozen=True, kw_only=True):
@@ -90,7 +96,7 @@ class Constraints(Struct, frozen=True, kw_only=True):
     context: Text | None = None
     metadata: dict[str, Any] | None = None
     timeout: Seconds | None = None
-    deadline: Annotated[datetime, Meta(tz=True)] | None = None
+    deadline: Moment | None = None
     max_operations: Count | None = None
     max_iterations: Count | None = None
     token_budget: Count | None = None
@@ -106,13 +112,13 @@ class AgentTask(Struct, frozen=True, kw_only=True):
     `temperature` and `max_tokens` override the pool's, `max_tokens` only downwards.
     """
 
-    task_id: str
-    task_description: str
+    task_id: TaskId
+    task_description: Description
     role: str = ""
     enable_tools: bool | None = None
     diversity: bool = False
     constraints: dict[str, Any] = {}
-    model: str | None = None
+    model: ModelName | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     max_tokens: Count | None = None
 
@@ -151,7 +157,7 @@ class Operation(Struct, frozen=True, kw_only=True):
 class AuditEvent(Struct, frozen=True, kw_only=True):
     """Something that happened during the attempt."""
 
-    time: datetime
+    time: Moment
     event: str
     detail: dict[str, Any] = {}
 
@@ -178,7 +184,7 @@ class AgentResult(Struct, frozen=True, kw_only=True):
     status: ResultStatus
     success: bool
     duration_ms: float
-    timestamp: datetime
+    timestamp: Moment
     proposal: Proposal | None = None
     operations: list[Operation] = []
     artifacts: dict[str, Any] = {}
@@ -201,7 +207,7 @@ class TaskEvent(Struct, frozen=True, kw_only=True):
 
     task_id: str
     kind: EventKind
-    time: datetime
+    time: Moment
     agent_id: str = ""
     attempt: int = 0
     detail: dict[str, Any] = {}
@@ -257,7 +263,7 @@ class ServiceStatus(Struct, frozen=True, kw_only=True):
 
     version: str
     supervisor_id: str
-    started: datetime
+    started: Moment
     pools: list[PoolStatus]
 
 
@@ -268,14 +274,15 @@ def decode_task(payload: bytes, subject: str, *, max_bytes: int) -> tuple[AgentT
     """
     if len(payload) > max_bytes:
         raise InvalidTask(f"payload: is {len(payload)} bytes, may be at most {max_bytes}")
+    _check_utf8(payload)
     try:
         task = _task_decoder.decode(payload)
     except RecursionError as error:
         raise InvalidTask(f"payload: is nested deeper than {MAX_NESTING} levels") from error
     except msgspec.ValidationError as error:
         raise InvalidTask(_explain(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidTask(f"payload: is not JSON in UTF-8: {error}") from error
+    except msgspec.DecodeError as error:
+        raise InvalidTask(f"payload: is not JSON: {error}") from error
     check_task_id(task.task_id)
     if not task.task_description.strip():
         raise InvalidTask("task_description: is empty")
@@ -370,8 +377,9 @@ def utc_now() -> datetime:
 
 
 def header_text(value: str) -> str:
-    """Return the text on one line and within bounds, as a header can carry it."""
-    return " ".join(value.split())[:MAX_ERROR_CHARS]
+    """Return the text on one line, printable and within bounds, as a header can carry it."""
+    short = value[:MAX_ERROR_CHARS]
+    return " ".join("".join(char if char.isprintable() else " " for char in short).split())
 
 
 def schema() -> dict[str, Any]:
@@ -384,7 +392,7 @@ def schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "agent_actors messages",
-        "oneOf": [task, result, event],
+        "anyOf": [task, result, event],
         "$defs": components,
     }
 
@@ -396,6 +404,14 @@ class _TaskId(Struct):
 _task_decoder = msgspec.json.Decoder(AgentTask)
 _id_decoder = msgspec.json.Decoder(_TaskId)
 encode = msgspec.json.Encoder().encode
+
+
+def _check_utf8(payload: bytes) -> None:
+    """Raise InvalidTask unless all of it is UTF-8; the decoder only looks at what it needs."""
+    try:
+        payload.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidTask(f"payload: is not UTF-8, see byte {error.start}") from error
 
 
 def _explain(error: msgspec.ValidationError, parent: str = "") -> str:
@@ -413,7 +429,8 @@ def _role_for(task: AgentTask, subject: str) -> str:
     if "." in token or token == subject:
         raise InvalidTask(f"subject: is {subject}, must be {TASK_PREFIX}<role> with one token")
     if task.role and task.role.upper() != token.upper():
-        raise InvalidTask(f"role: is {task.role!r}, but the subject {subject} is for {token!r}")
+        role = task.role[:MAX_TASK_ID_CHARS]
+        raise InvalidTask(f"role: is {role!r}, but the subject {subject} is for {token!r}")
     return token.upper()
 
 
@@ -433,7 +450,7 @@ def _children(value: Any, path: str) -> Iterable[Any]:  # noqa: ANN401 - any JSO
             return cast("dict[str, Any]", value).values()
         case list():
             return cast("list[Any]", value)
-        case int() if abs(value) >= MAX_INTEGER:
+        case int() if not MIN_INTEGER <= value <= MAX_INTEGER:
             raise InvalidTask(f"{path}: holds an integer beyond 64 bits")
         case _:
             return ()
