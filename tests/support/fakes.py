@@ -99,6 +99,8 @@ class Wire:
         self.log: list[tuple[str, object]] = []
         self._script = deque(script)
         self.objects: dict[str, bytes] = {}
+        self.beat = asyncio.Event()
+        self.nakd = asyncio.Event()
 
     @property
     def published(self) -> list[Message]:
@@ -121,12 +123,14 @@ class Wire:
 
     async def nak(self, delivery: Delivery, delay_s: float = 0.0) -> None:
         self.log.append(("nak", delay_s))
+        self.nakd.set()
 
     async def term(self, delivery: Delivery) -> None:
         self.log.append(("term", delivery))
 
     async def in_progress(self, deliveries: Sequence[Delivery]) -> None:
         self.log.append(("in_progress", list(deliveries)))
+        self.beat.set()
 
     async def emit(self, event: TaskEvent) -> None:
         self.log.append(("event", event.kind))

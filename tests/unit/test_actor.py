@@ -1,0 +1,181 @@
+"""AgentActor without Ray: slots, news, heartbeat, stopping."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from support.fakes import Wire, delivery
+
+from agent_actors import actor as actor_module
+from agent_actors import patience
+from agent_actors.actor import ActorParts, ActorSettings, AgentActor
+from agent_actors.config import Config, PoolConfig
+from agent_actors.errors import ServiceUnreachable
+from agent_actors.ports import Delivery
+
+
+class Work:
+    """Settlements that end when told to."""
+
+    def __init__(self) -> None:
+        self.gates: dict[str, asyncio.Event] = {}
+        self.failures: dict[str, Exception] = {}
+
+    async def __call__(self, delivery: Delivery) -> object:
+        self.gates[delivery.id] = asyncio.Event()
+        await self.gates[delivery.id].wait()
+        if delivery.id in self.failures:
+            raise self.failures[delivery.id]
+        return "completed"
+
+    def give_back(self) -> None:
+        for gate in self.gates.values():
+            gate.set()
+
+
+class Setting:
+    def __init__(self) -> None:
+        self.work = Work()
+        self.wire = Wire()
+        self.closed = asyncio.Event()
+        self.trouble: list[Exception] = []
+        pool = PoolConfig(slots=2, ack_wait_s=1.0)
+        config = Config(pools={"dev": pool})
+        settings = ActorSettings(agent_id="dev-0", pool_name="dev", config=config)
+        self.actor = AgentActor(settings, self.build)
+
+    async def build(self, _: ActorSettings) -> ActorParts:
+        if self.trouble:
+            raise self.trouble.pop()
+
+        async def close() -> None:
+            self.closed.set()
+
+        return ActorParts(settle=self.work, acks=self.wire, close=close)
+
+
+@pytest.fixture
+async def setting() -> AsyncIterator[Setting]:
+    setting = Setting()
+    yield setting
+    setting.work.give_back()
+    await setting.actor.stop(0)
+
+
+ONE, TWO, THREE = (delivery(stream_seq=number) for number in (1, 2, 3))
+
+
+async def test_it_takes_what_it_has_slots_for_and_refuses_the_rest(setting: Setting):
+    report = await setting.actor.submit("s", [ONE, TWO, THREE])
+    assert report.free == 0
+    assert report.refused == [THREE.id]
+
+
+async def test_the_same_delivery_twice_takes_one_slot(setting: Setting):
+    await setting.actor.submit("s", [ONE])
+    assert (await setting.actor.submit("s", [ONE])).free == 1
+
+
+async def test_completions_wait_until_something_is_settled(setting: Setting):
+    await setting.actor.submit("s", [ONE, TWO])
+    news = asyncio.create_task(setting.actor.completions("s"))
+    await asyncio.sleep(0)
+    assert not news.done()
+    setting.work.gates[ONE.id].set()
+    report = await news
+    assert report.finished == [ONE.id]
+    assert report.free == 1
+
+
+async def test_completions_answer_after_a_while_with_nothing(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(actor_module, "POLL_S", 0.01)
+    assert (await setting.actor.completions("s")).finished == []
+
+
+async def test_each_supervisor_hears_of_its_own_deliveries_only(setting: Setting):
+    await setting.actor.submit("s", [ONE])
+    await setting.actor.submit("other", [TWO])
+    mine, theirs = (asyncio.create_task(setting.actor.completions(who)) for who in ("s", "other"))
+    await asyncio.sleep(0)
+    setting.work.gates[TWO.id].set()
+    assert (await theirs).finished == [TWO.id]
+    assert not mine.done()
+    setting.work.gates[ONE.id].set()
+    assert (await mine).finished == [ONE.id]
+
+
+async def test_hello_tells_what_is_held_for_whom(setting: Setting):
+    await setting.actor.submit("s", [ONE])
+    await setting.actor.submit("other", [TWO])
+    report = await setting.actor.hello("s")
+    assert report.held == [ONE]
+    assert report.free == 0
+
+
+async def test_a_poll_left_behind_by_a_dead_supervisor_takes_no_news_from_its_successor(
+    setting: Setting,
+):
+    await setting.actor.submit("s", [ONE])
+    left_behind = asyncio.create_task(setting.actor.completions("s"))
+    await asyncio.sleep(0)
+    await setting.actor.hello("s")
+    news = asyncio.create_task(setting.actor.completions("s"))
+    await asyncio.sleep(0)
+    setting.work.gates[ONE.id].set()
+    assert (await news).finished == [ONE.id]
+    assert not left_behind.done()
+    left_behind.cancel()
+
+
+async def test_a_settlement_that_raises_frees_its_slot(setting: Setting):
+    setting.work.failures[ONE.id] = ValueError("a bug")
+    await setting.actor.submit("s", [ONE])
+    await asyncio.sleep(0)
+    setting.work.gates[ONE.id].set()
+    report = await setting.actor.completions("s")
+    assert report.finished == [ONE.id]
+    assert report.free == 2
+
+
+async def test_what_runs_is_reported_as_in_progress_every_third_of_ack_wait(setting: Setting):
+    await setting.actor.submit("s", [ONE, TWO])
+    await asyncio.wait_for(setting.wire.beat.wait(), timeout=5)
+    assert ("in_progress", [ONE, TWO]) in setting.wire.log
+
+
+async def test_stopping_waits_for_what_runs_and_takes_nothing_more(setting: Setting):
+    await setting.actor.submit("s", [ONE])
+    await asyncio.sleep(0)
+    stopping = asyncio.create_task(setting.actor.stop(60))
+    await asyncio.sleep(0)
+    assert (await setting.actor.submit("s", [TWO])).refused == [TWO.id]
+    assert not stopping.done()
+    setting.work.gates[ONE.id].set()
+    await stopping
+    assert setting.closed.is_set()
+
+
+async def test_stopping_gives_back_what_does_not_end_in_time(setting: Setting):
+    await setting.actor.submit("s", [ONE])
+    await asyncio.sleep(0)
+    await setting.actor.stop(0.01)
+    assert setting.work.gates[ONE.id].is_set()
+    assert setting.closed.is_set()
+
+
+async def test_it_builds_again_until_everything_is_there(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(patience, "BUILD_PAUSE_S", 0.0)
+    setting = Setting()
+    setting.trouble = [ServiceUnreachable("not yet"), ServiceUnreachable("not yet")]
+    assert (await setting.actor.hello("s")).free == 2
+    assert not setting.trouble
+    await setting.actor.stop(0)
+
+
+async def test_an_actor_that_never_stood_can_be_stopped():
+    setting = Setting()
+    setting.trouble = [ServiceUnreachable("not yet")] * 1_000
+    await setting.actor.stop(0)
+    assert not setting.closed.is_set()

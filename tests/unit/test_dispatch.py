@@ -1,0 +1,125 @@
+"""The books of a pool: who has room, who holds what."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from support.fakes import delivery
+
+from agent_actors.dispatch import Dispatcher
+from agent_actors.ports import ActorReport, Delivery
+
+
+def report(free: int, *, version: int = 0, life: str = "one", **news: object) -> ActorReport:
+    return ActorReport(incarnation=life, version=version, slots=4, free=free, **news)
+
+
+def pool(**free: int) -> Dispatcher:
+    dispatcher = Dispatcher()
+    for agent_id, slots in free.items():
+        dispatcher.add(agent_id)
+        dispatcher.greet(agent_id, report(slots))
+    return dispatcher
+
+
+def messages(count: int) -> list[Delivery]:
+    return [delivery(stream_seq=number) for number in range(1, count + 1)]
+
+
+def test_an_actor_that_has_not_answered_has_no_room():
+    dispatcher = Dispatcher()
+    dispatcher.add("a")
+    assert dispatcher.free == 0
+    assert dispatcher.assign(messages(1)) == {}
+
+
+def test_deliveries_go_to_the_actor_with_the_most_room():
+    dispatcher = pool(a=1, b=4)
+    batches = dispatcher.assign(messages(3))
+    assert {agent: len(batch) for agent, batch in batches.items()} == {"b": 3}
+
+
+def test_what_finds_no_room_stays_in_the_inbox_in_order():
+    dispatcher = pool(a=2)
+    inbox = messages(3)
+    last = inbox[2]
+    dispatcher.assign(inbox)
+    assert inbox == [last]
+
+
+def test_an_actor_gets_no_second_batch_while_one_is_on_its_way():
+    dispatcher = pool(a=4)
+    first = dispatcher.assign(messages(1))["a"]
+    assert dispatcher.assign(messages(1)) == {}
+    dispatcher.arrived("a", first, report(3, version=1))
+    assert list(dispatcher.assign(messages(1))) == ["a"]
+
+
+def test_what_an_actor_refuses_comes_back():
+    dispatcher = pool(a=2)
+    batch = dispatcher.assign(messages(2))["a"]
+    back = dispatcher.arrived("a", batch, report(0, version=1, refused=[batch[1].id]))
+    assert back == [batch[1]]
+    assert list(dispatcher.actors["a"].held) == [batch[0].id]
+
+
+def test_only_the_newest_word_about_free_slots_counts():
+    dispatcher = pool(a=4)
+    batch = dispatcher.assign(messages(2))["a"]
+    done = [each.id for each in batch]
+    dispatcher.finished("a", report(4, version=4, finished=done))
+    dispatcher.arrived("a", batch, report(2, version=2))
+    assert dispatcher.free == 4
+    assert dispatcher.settled == 2
+
+
+def test_a_lost_actor_gives_up_all_that_it_held_once():
+    dispatcher = pool(a=4)
+    batch = dispatcher.assign(messages(2))["a"]
+    assert dispatcher.lose("a") == batch
+    assert dispatcher.lose("a") == []
+    assert dispatcher.free == 0
+
+
+def test_a_restarted_actor_has_lost_what_it_held():
+    dispatcher = pool(a=4)
+    batch = dispatcher.assign(messages(2))["a"]
+    assert dispatcher.greet("a", report(4, life="two")) == batch
+
+
+def test_an_actor_that_was_only_out_of_reach_has_settled_what_it_no_longer_holds():
+    dispatcher = pool(a=4)
+    batch = dispatcher.assign(messages(2))["a"]
+    assert dispatcher.greet("a", report(3, version=3, held=batch[1:])) == []
+    assert dispatcher.settled == 1
+    assert list(dispatcher.actors["a"].held) == [batch[1].id]
+
+
+def test_a_restarted_supervisor_learns_what_its_actors_hold():
+    dispatcher = Dispatcher()
+    dispatcher.add("a")
+    held = messages(2)
+    dispatcher.greet("a", report(2, held=held))
+    assert dispatcher.lose("a") == held
+
+
+def test_an_answer_of_an_earlier_life_changes_nothing():
+    dispatcher = pool(a=4)
+    batch = dispatcher.assign(messages(2))["a"]
+    dispatcher.greet("a", report(4, life="two"))
+    assert dispatcher.arrived("a", batch, report(0, version=9, refused=[batch[0].id])) == []
+    dispatcher.finished("a", report(0, version=9, finished=[batch[0].id]))
+    assert dispatcher.free == 4
+    assert dispatcher.settled == 0
+
+
+@given(st.dictionaries(st.sampled_from("abcd"), st.integers(0, 9), min_size=1), st.integers(0, 40))
+def test_deliveries_are_levelled_over_the_room_there_is_and_none_is_lost(free: dict, count: int):
+    dispatcher = pool(**free)
+    inbox = messages(count)
+    before = list(inbox)
+    batches = dispatcher.assign(inbox)
+    assert all(len(batch) <= free[agent] for agent, batch in batches.items())
+    assert len(inbox) == max(0, count - sum(free.values()))
+    handed_out = [each for batch in batches.values() for each in batch]
+    assert sorted(each.id for each in [*handed_out, *inbox]) == sorted(each.id for each in before)
+    left = {agent: free[agent] - len(batches.get(agent, [])) for agent in free}
+    assert all(left[agent] + 1 >= max(left.values()) for agent in batches)

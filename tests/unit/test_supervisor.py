@@ -1,0 +1,242 @@
+"""A pool's supervisor without Ray and NATS: pulling, handing out, and what dies with an actor."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+
+import pytest
+from support.fakes import MemoryLedger, Queue, Wire, delivery, noon
+
+from agent_actors.config import Config, PoolConfig
+from agent_actors.errors import ActorLost
+from agent_actors.leases import Leases
+from agent_actors.ledger import Claim
+from agent_actors.ports import ActorReport, Backlog, Delivery
+from agent_actors.reading import read
+from agent_actors.supervisor import Supervisor, SupervisorParts
+
+
+class Source:
+    """A consumer: counts what is asked for; the test delivers."""
+
+    trouble = ""
+
+    def __init__(self, receive: Callable[[Delivery], None]) -> None:
+        self._receive = receive
+        self.outstanding = 0
+        self.most = 0
+        self.asked = asyncio.Event()
+        self.closed = False
+
+    async def pull(self, count: int) -> None:
+        self.outstanding += count
+        self.most = max(self.most, self.outstanding)
+        self.asked.set()
+
+    def deliver(self, *deliveries: Delivery) -> None:
+        for each in deliveries:
+            self.outstanding -= 1
+            self._receive(each)
+
+    async def backlog(self) -> Backlog:
+        return Backlog(pending=7, unacked=1)
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+class Actor:
+    """An actor's handle: holds what it is given until the test settles it or kills it."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self.life = 1
+        self.version = 0
+        self.held: list[Delivery] = []
+        self.got: asyncio.Queue[list[Delivery]] = asyncio.Queue()
+        self.news: asyncio.Queue[list[str] | ActorLost] = asyncio.Queue()
+        self.stopped_with: float | None = None
+
+    def report(self, **news: list) -> ActorReport:
+        self.version += 1
+        return ActorReport(
+            incarnation=str(self.life),
+            version=self.version,
+            slots=self.slots,
+            free=self.slots - len(self.held),
+            **news,
+        )
+
+    async def hello(self, supervisor_id: str) -> ActorReport:
+        return self.report(held=list(self.held))
+
+    async def submit(self, supervisor_id: str, batch: Sequence[Delivery]) -> ActorReport:
+        self.held.extend(batch)
+        self.got.put_nowait(list(batch))
+        return self.report()
+
+    async def completions(self, supervisor_id: str) -> ActorReport:
+        news = await self.news.get()
+        if isinstance(news, ActorLost):
+            raise news
+        return self.report(finished=news)
+
+    async def stop(self, grace_s: float) -> None:
+        self.stopped_with = grace_s
+
+    def settle(self, *deliveries: Delivery) -> None:
+        self.held = [each for each in self.held if each not in deliveries]
+        self.news.put_nowait([each.id for each in deliveries])
+
+    def die(self) -> None:
+        self.life += 1
+        self.held.clear()
+        self.news.put_nowait(ActorLost("killed"))
+
+
+class Setting:
+    def __init__(self, actors: int = 1, slots: int = 2) -> None:
+        self.actors = {f"dev-{number}": Actor(slots) for number in range(actors)}
+        self.wire = Wire()
+        self.ledger = MemoryLedger()
+        self.opened = asyncio.Event()
+        self.crashed = asyncio.Event()
+        pool = PoolConfig(actors=actors, slots=slots, stop_grace_s=3)
+        config = Config(pools={"dev": pool})
+        self.supervisor = Supervisor(config, "s", self.build, self.crashed.set)
+
+    async def build(self, _: Config) -> SupervisorParts:
+        return SupervisorParts(
+            leases=Leases(self.ledger, Queue(), noon),
+            store=self.ledger,
+            acks=self.wire,
+            runtime=self,
+            open_source=self.open_source,
+            serve_control=self.serve_control,
+            close=self.wire.close,
+        )
+
+    async def start(self, pool_name: str, agent_id: str) -> Actor:
+        return self.actors[agent_id]
+
+    async def open_source(self, name: str, receive: Callable[[Delivery], None]) -> Source:
+        self.source = Source(receive)
+        self.opened.set()
+        return self.source
+
+    async def serve_control(self, endpoints: object) -> None:
+        self.endpoints = endpoints
+
+
+@pytest.fixture
+async def setting() -> AsyncIterator[Setting]:
+    setting = Setting()
+    await setting.supervisor.ready()
+    yield setting
+    await setting.supervisor.stop(0)
+    assert not setting.crashed.is_set()
+
+
+async def test_it_asks_for_as_many_deliveries_as_there_are_free_slots(setting: Setting):
+    await setting.source.asked.wait()
+    assert setting.source.outstanding == 2
+
+
+async def test_a_slot_is_asked_for_again_only_once_it_is_free(setting: Setting):
+    actor = setting.actors["dev-0"]
+    await setting.source.asked.wait()
+    one, two = delivery(stream_seq=1), delivery(stream_seq=2)
+    setting.source.deliver(one, two)
+    batch = await actor.got.get()
+    while len(batch) < 2:
+        batch += await actor.got.get()
+    assert setting.source.outstanding == 0
+    setting.source.asked.clear()
+    actor.settle(one)
+    await setting.source.asked.wait()
+    assert setting.source.outstanding == 1
+    assert setting.source.most == 2
+
+
+async def test_what_a_dead_actor_held_is_released_and_handed_out_again_at_once(setting: Setting):
+    actor = setting.actors["dev-0"]
+    await setting.source.asked.wait()
+    one = delivery(stream_seq=1)
+    setting.source.deliver(one)
+    await actor.got.get()
+    actor.die()
+    await asyncio.wait_for(setting.wire.nakd.wait(), 5)
+    assert setting.wire.log == [("nak", 0.0)]
+    record = setting.ledger.records["t-1"].record
+    assert record is not None
+    assert record.state == "waiting"
+
+
+async def test_a_running_record_of_another_actor_is_neither_released_nor_nakd(setting: Setting):
+    actor = setting.actors["dev-0"]
+    await setting.source.asked.wait()
+    setting.source.deliver(delivery(stream_seq=1))
+    await actor.got.get()
+    other = Leases(setting.ledger, Queue(), noon)
+    await other.begin(claim_of_another())
+    setting.source.asked.clear()
+    actor.die()
+    await setting.source.asked.wait()
+    assert setting.wire.log == []
+
+
+def claim_of_another() -> Claim:
+    later = delivery(stream_seq=1, num_delivered=2)
+    content = read(later, max_bytes=10_000).content
+    return Claim(
+        task_id="t-1",
+        source=later.source,
+        content=content,
+        agent_id="elsewhere",
+        lease="x",
+        now=noon(),
+    )
+
+
+async def test_status_tells_slots_and_backlog(setting: Setting):
+    await setting.source.asked.wait()
+    setting.source.deliver(delivery())
+    await setting.actors["dev-0"].got.get()
+    (pool,) = (await setting.supervisor.status()).pools
+    assert (pool.name, pool.state, pool.slots, pool.pending, pool.unacked) == (
+        "dev",
+        "running",
+        2,
+        7,
+        1,
+    )
+
+
+async def test_stopping_stops_the_actors_with_the_pools_grace():
+    setting = Setting(actors=2)
+    await setting.supervisor.ready()
+    await setting.supervisor.stop()
+    assert setting.source.closed
+    assert [actor.stopped_with for actor in setting.actors.values()] == [3, 3]
+    assert "close" in setting.wire.verbs
+
+
+async def test_a_restarted_supervisor_adopts_what_its_actors_hold():
+    setting = Setting()
+    held = delivery(stream_seq=1)
+    setting.actors["dev-0"].held.append(held)
+    await setting.supervisor.ready()
+    await setting.source.asked.wait()
+    assert setting.source.outstanding == 1
+    setting.actors["dev-0"].die()
+    await asyncio.wait_for(setting.wire.nakd.wait(), 5)
+    await setting.supervisor.stop(0)
+
+
+async def test_a_bug_in_a_pool_ends_the_process():
+    setting = Setting()
+
+    async def broken(_: str) -> ActorReport:
+        raise ValueError("a bug")
+
+    setting.actors["dev-0"].hello = broken
+    await asyncio.wait_for(setting.crashed.wait(), 5)
