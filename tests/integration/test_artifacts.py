@@ -1,0 +1,121 @@
+"""The object store against a real server, ours and nats-py's way."""
+
+import io
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+from support.nats import NatsServer, StartNats
+
+from agent_actors.adapters.jetstream.artifacts import ArtifactLost, JetStreamArtifacts
+from agent_actors.adapters.jetstream.connection import Connection, connect
+from agent_actors.adapters.jetstream.streams import provision
+from agent_actors.config import Config, NatsConfig, Secret, StreamsConfig
+from agent_actors.contract import ARTIFACT_BUCKET, ArtifactRef
+from agent_actors.errors import PublishFailed, StreamMissing
+
+pytestmark = pytest.mark.nats
+
+BIG = bytes(range(256)) * 4096 * 2  # 2 MiB, twice what a message may have
+STREAM = f"OBJ_{ARTIFACT_BUCKET}"
+
+
+@pytest.fixture
+async def connection(nats_server: NatsServer) -> AsyncIterator[Connection]:
+    connection = await connect(NatsConfig(url=nats_server.url), name="test")
+    await provision(connection, Config(streams=StreamsConfig(replicas=nats_server.replicas)))
+    yield connection
+    await connection.close()
+
+
+async def stored(connection: Connection) -> int:
+    return (await connection.api(f"STREAM.INFO.{STREAM}"))["state"]["messages"]
+
+
+@pytest.mark.parametrize("data", [b"", b"x", BIG], ids=["empty", "small", "big"])
+async def test_what_was_put_comes_back(connection, data):
+    artifacts = JetStreamArtifacts(connection)
+    ref = await artifacts.put("job=C3=BC/proposal.content", data)
+    assert (ref.object, ref.size) == ("job=C3=BC/proposal.content", len(data))
+    assert await artifacts.get(ref) == data
+
+
+async def test_the_same_bytes_again_change_nothing(connection):
+    artifacts = JetStreamArtifacts(connection)
+    ref = await artifacts.put("a", BIG)
+    before = await stored(connection)
+    assert await artifacts.put("a", BIG) == ref
+    assert await stored(connection) == before
+
+
+async def test_other_bytes_replace_the_old_ones_and_free_their_room(connection):
+    artifacts = JetStreamArtifacts(connection)
+    old = await artifacts.put("a", BIG)
+    new = await artifacts.put("a", b"new")
+    assert await artifacts.get(new) == b"new"
+    assert await stored(connection) == 2
+    with pytest.raises(ArtifactLost, match=f"agent_artifacts/a .*{old.sha256}.*replaced"):
+        await artifacts.get(old)
+
+
+async def test_an_object_that_is_not_there_is_told_so(connection):
+    with pytest.raises(ArtifactLost, match="agent_artifacts/gone is not there"):
+        await JetStreamArtifacts(connection).get(ArtifactRef(object="gone", size=1, sha256=""))
+
+
+async def test_an_object_with_a_lost_chunk_is_not_waited_for(connection):
+    artifacts = JetStreamArtifacts(connection)
+    ref = await artifacts.put("a", BIG)
+    await connection.api(f"STREAM.MSG.DELETE.{STREAM}", b'{"seq": 3}')
+    with pytest.raises(ArtifactLost, match="damaged"):
+        await artifacts.get(ref)
+
+
+async def test_nats_py_reads_what_we_put_and_we_read_what_it_puts(connection):
+    artifacts = JetStreamArtifacts(connection)
+    theirs = await connection.js.object_store(ARTIFACT_BUCKET)
+    ref = await artifacts.put("ours", BIG)
+    assert (await theirs.get("ours")).data == BIG
+    await theirs.put("theirs", io.BytesIO(BIG))
+    assert (
+        await artifacts.get(ArtifactRef(object="theirs", size=ref.size, sha256=ref.sha256)) == BIG
+    )
+    await theirs.delete("ours")
+    with pytest.raises(ArtifactLost):
+        await artifacts.get(ref)
+
+
+async def test_a_server_for_small_messages_takes_big_objects(start_nats: StartNats):
+    server = await start_nats("max_payload: 4096")
+    connection = await connect(NatsConfig(url=server.url), name="test")
+    await provision(connection, Config(streams=StreamsConfig(replicas=server.replicas)))
+    artifacts = JetStreamArtifacts(connection)
+    data = BIG[:50_000]
+    assert await artifacts.get(await artifacts.put("a", data)) == data
+    await connection.close()
+
+
+async def test_a_user_who_may_not_purge_replaces_all_the_same(start_nats: StartNats):
+    deny = json.dumps({"publish": {"deny": ["$JS.API.STREAM.PURGE.>"]}})
+    users = f"{{user: owner, password: o}}, {{user: agent, password: a, permissions: {deny}}}"
+    server = await start_nats(f"authorization {{ users: [{users}] }}")
+    owner = await connect(NatsConfig(url=server.url, user="owner", password=Secret("o")), name="o")
+    await provision(owner, Config(streams=StreamsConfig(replicas=server.replicas)))
+    agent = await connect(NatsConfig(url=server.url, user="agent", password=Secret("a")), name="a")
+    artifacts = JetStreamArtifacts(agent)
+    await artifacts.put("a", b"old")
+    assert await artifacts.get(await artifacts.put("a", b"new")) == b"new"
+    await owner.close()
+    await agent.close()
+
+
+async def test_a_store_that_is_missing_or_full_is_told_apart(nats_server: NatsServer):
+    connection = await connect(NatsConfig(url=nats_server.url), name="test")
+    artifacts = JetStreamArtifacts(connection)
+    with pytest.raises(StreamMissing, match=f"{STREAM}.*agent-actors provision"):
+        await artifacts.put("a", b"x")
+    streams = StreamsConfig(replicas=nats_server.replicas, artifacts_max_bytes=1_000_000)
+    await provision(connection, Config(streams=streams))
+    with pytest.raises(PublishFailed, match="maximum bytes exceeded"):
+        await artifacts.put("a", BIG)
+    await connection.close()
