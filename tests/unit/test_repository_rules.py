@@ -1,0 +1,119 @@
+"""What every tracked file owes to whoever clones the repository."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[2]
+
+TOP_LEVEL = {
+    "agent_actors",
+    "deploy",
+    "scripts",
+    "tests",
+    "CHANGELOG.md",
+    "LICENSE",
+    "README.md",
+    "pyproject.toml",
+}
+
+# Where packages, images and models come from is for each machine's own settings to say.
+REGISTRY = re.compile(
+    r"""
+    \b(?: pypi\.org | pythonhosted\.org | registry\.npmjs\.org | deb\.debian\.org
+        | docker\.io | quay\.io | ghcr\.io | gcr\.io | nvcr\.io | huggingface\.co )\b
+    | --(?:extra-)?index-url | --find-links | /simple/
+    """,
+    re.VERBOSE,
+)
+
+# A folder that only one machine has: a home, or this checkout's own.
+MACHINE_PATH = re.compile(r"(?<![\w./-])/(?:home|Users|root|work)/[\w.]")
+
+
+def tracked_files() -> list[Path]:
+    listing = subprocess.run(
+        ["git", "-C", ROOT, "ls-files", "-z"], capture_output=True, text=True, check=True
+    )
+    return [ROOT / name for name in listing.stdout.split("\0") if name]
+
+
+def matches(pattern: re.Pattern[str]) -> list[str]:
+    found = []
+    for path in tracked_files():
+        if path == Path(__file__) or not path.is_file():
+            continue
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
+            if pattern.search(line):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}")
+    return found
+
+
+def test_nothing_stray_lies_at_the_top():
+    names = {path.relative_to(ROOT).parts[0] for path in tracked_files()}
+    assert {name for name in names - TOP_LEVEL if not name.startswith(".")} == set()
+
+
+def test_no_file_names_a_package_registry():
+    assert matches(REGISTRY) == []
+
+
+def test_no_file_names_a_path_of_one_machine():
+    assert matches(MACHINE_PATH) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "is_found"),
+    [
+        ("cd /home/me/checkout", True),
+        ('path = "/root/.cache"', True),
+        ("kubectl -n work get pods", False),
+        ("scripts/root/x", False),
+        ("https://example.com/home/page", False),
+    ],
+)
+def test_paths_of_one_machine_are_told_from_others(line: str, *, is_found: bool):
+    assert bool(MACHINE_PATH.search(line)) == is_found
+
+
+def test_every_script_can_be_run():
+    scripts = [path for path in tracked_files() if path.parent in {ROOT / "scripts", ROOT / ".ci"}]
+    not_executable = {path.name for path in scripts if not path.stat().st_mode & 0o111}
+    assert not_executable == {"parts.sh"}  # which others source
+
+
+@pytest.mark.parametrize("lock", ["runtime", "dev"])
+def test_the_lock_answers_to_pyproject(lock: str):
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = list(pyproject["project"]["dependencies"])
+    if lock == "dev":
+        wanted += pyproject["dependency-groups"]["dev"] + pyproject["build-system"]["requires"]
+    locked = locked_versions(lock)
+    unmet = [
+        line
+        for line in wanted
+        if (need := Requirement(line)).specifier.contains(locked.get(need.name, "0")) is False
+    ]
+    assert unmet == [], "run scripts/lock"
+
+
+def test_both_locks_agree():
+    runtime, dev = locked_versions("runtime"), locked_versions("dev")
+    assert runtime.items() <= dev.items()
+
+
+@pytest.mark.parametrize("lock", ["runtime", "dev"])
+def test_every_locked_package_has_hashes(lock: str):
+    text = (ROOT / f"scripts/requirements/{lock}.txt").read_text()
+    entries = re.split(r"^(?=[a-z])", text, flags=re.MULTILINE)[1:]
+    assert entries
+    assert [entry.split()[0] for entry in entries if "--hash=sha256:" not in entry] == []
+
+
+def locked_versions(lock: str) -> dict[str, str]:
+    text = (ROOT / f"scripts/requirements/{lock}.txt").read_text()
+    return dict(re.findall(r"^([a-z0-9.-]+)==([^ ;]+)", text, flags=re.MULTILINE))
