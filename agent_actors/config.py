@@ -1,0 +1,368 @@
+"""The configuration: frozen Structs, each field with its default and its meaning.
+
+Every field is a key of the YAML file and an environment variable; `config_file` reads both
+and checks what a type cannot say. Durations are seconds, sizes are bytes.
+"""
+
+import re
+from typing import Annotated, cast
+
+from msgspec import Meta, Struct, field
+
+from agent_actors.contract import MAX_SECONDS, TASK_SUBJECTS
+
+DAY_S = 86_400.0
+MASK = "***"
+
+_HOST = r"(\[[0-9A-Fa-f:.]+\]|[^\s/@,:?#\[\]]+)"
+_PORT = r"(6553[0-5]|655[0-2]\d|65[0-4]\d\d|6[0-4]\d{3}|[1-5]\d{4}|[1-9]\d{0,3})"
+_NATS = rf"(nats|tls)://([^\s/@,]+@)?{_HOST}(:{_PORT})?(/[^\s,@?#]*)?"
+
+Positive = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]
+AgeSeconds = Annotated[float, Meta(gt=0, le=36_500 * DAY_S)]
+Temperature = Annotated[float, Meta(ge=0, le=2)]
+Amount = Annotated[float, Meta(ge=0, le=1_000_000_000)]
+SizeLimit = Annotated[
+    int,
+    Meta(ge=-1, le=2**63 - 1, extra={"expected": "a number of bytes, or -1 for no limit"}),
+]
+Name = Annotated[str, Meta(min_length=1)]
+FilePath = Annotated[str, Meta(extra={"expected": "the path of a file", "file": True})]
+NatsUrls = Annotated[
+    str,
+    Meta(
+        pattern=rf"^({_NATS}(\s*,\s*{_NATS})*)?\Z",
+        examples=["nats://127.0.0.1:4222"],
+        extra={"expected": "a nats:// or tls:// address, or several with commas between"},
+    ),
+]
+VllmUrl = Annotated[
+    str,
+    Meta(
+        pattern=rf"^https?://([^\s/@]+@)?{_HOST}(:{_PORT})?(/[^\s@?#]*)?(?<!/v1)(?<!/v1/)\Z",
+        examples=["http://127.0.0.1:8000"],
+        extra={"expected": "an http:// or https:// address without /v1 at its end"},
+    ),
+]
+RayAddress = Annotated[
+    str,
+    Meta(
+        pattern=rf"^(auto|(ray://)?{_HOST}:{_PORT})?\Z",
+        examples=["127.0.0.1:6379"],
+        extra={"expected": "`auto`, a host:port, or a ray://host:port"},
+    ),
+]
+InboxPrefix = Annotated[
+    str,
+    Meta(
+        pattern=r"^[^\s.*>]+(\.[^\s.*>]+)*\Z",
+        examples=["_INBOX_agents"],
+        extra={"expected": "a subject without wildcards"},
+    ),
+]
+TaskSubject = Annotated[
+    str,
+    Meta(
+        pattern=r"^agent\.tasks\.([^\s.*>]+|\*|>)\Z",
+        examples=["agent.tasks.dev"],
+        extra={"expected": "`agent.tasks.` and a role, `*` or `>`"},
+    ),
+]
+PoolName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9_-]{1,32}\Z",
+        extra={"expected": "1 to 32 of the characters A-Z, a-z, 0-9, _ and -"},
+    ),
+]
+RoleName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[^\s.*>]{1,64}\Z",
+        extra={
+            "expected": "1 to 64 characters, none of them a space, a dot, * or >",
+            "upper": True,
+        },
+    ),
+]
+
+
+class Secret:
+    """A text that must not be seen: prints as `***`; `reveal()` gives it away on purpose."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str = "") -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the secret itself, for the one call that needs it."""
+        return self._value
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __repr__(self) -> str:
+        return MASK if self._value else "(not set)"
+
+
+def mask_secret(value: object) -> str:
+    """Encode a Secret as `***`, and one that is not set as nothing: msgspec's `enc_hook`."""
+    if isinstance(value, Secret):
+        return MASK if value else ""
+    raise NotImplementedError(f"{type(value).__name__} is not part of the configuration")
+
+
+def mask_address(text: str) -> str:
+    """Return an address, or several with commas between, without who logs in there."""
+    return re.sub(r"(?<=://)[^/@,\s]*@", f"{MASK}@", text)
+
+
+class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One table of the configuration; an unknown key is an error. Prints without secrets."""
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        return [(name, _masked(getattr(self, name))) for name in self.__struct_fields__]
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
+        return f"{type(self).__name__}({shown})"
+
+
+class TlsConfig(Section, frozen=True, kw_only=True):
+    """TLS towards NATS, files as PEM."""
+
+    ca_file: Annotated[
+        FilePath, Meta(description="Certificates to trust; empty: the system's own.")
+    ] = ""
+    cert_file: Annotated[FilePath, Meta(description="Our certificate, if NATS asks for one.")] = ""
+    key_file: Annotated[FilePath, Meta(description="The private key of `cert_file`.")] = ""
+    server_name: Annotated[
+        str, Meta(description="The name in the server's certificate; empty: the address's host.")
+    ] = ""
+
+
+class NatsConfig(Section, frozen=True, kw_only=True):
+    """Where NATS is and who we are there."""
+
+    url: Annotated[
+        NatsUrls, Meta(description="Where NATS is; empty: `up` starts a server of its own.")
+    ] = ""
+    credentials_file: Annotated[
+        FilePath, Meta(description="A NATS credentials file (JWT and seed).")
+    ] = ""
+    nkey_seed_file: Annotated[FilePath, Meta(description="A file that holds an nkey seed.")] = ""
+    user: Annotated[str, Meta(description="User name, with `password`.")] = ""
+    password: Annotated[Secret, Meta(description="The user's password.")] = field(
+        default_factory=Secret
+    )
+    token: Annotated[Secret, Meta(description="A token, in place of user and password.")] = field(
+        default_factory=Secret
+    )
+    tls: Annotated[
+        TlsConfig | None,
+        Meta(
+            examples=["{}"],
+            description="TLS settings; `{}` turns TLS on with the system's certificates.",
+        ),
+    ] = None
+    inbox_prefix: Annotated[
+        InboxPrefix, Meta(description="Where replies to us go; permissions can be bound to it.")
+    ] = "_INBOX"
+    connect_timeout_s: Annotated[Seconds, Meta(description="How long one connect may take.")] = 5.0
+    request_timeout_s: Annotated[
+        Seconds, Meta(description="How long NATS may take to answer a request.")
+    ] = 5.0
+
+
+class VllmConfig(Section, frozen=True, kw_only=True):
+    """The model server, and how long and how often it is asked."""
+
+    urls: Annotated[
+        tuple[VllmUrl, ...],
+        Meta(description="Model servers, least busy first; empty: `up` starts a simulated one."),
+    ] = ()
+    api_key: Annotated[Secret, Meta(description="Sent as bearer token.")] = field(
+        default_factory=Secret
+    )
+    api_key_file: Annotated[
+        FilePath, Meta(description="A file that holds the API key, in place of `api_key`.")
+    ] = ""
+    model: Annotated[
+        str, Meta(description="The model to ask for; empty: the server's own choice.")
+    ] = ""
+    connect_timeout_s: Annotated[
+        Seconds, Meta(description="A request fails when no connection stands by then.")
+    ] = 5.0
+    first_byte_timeout_s: Annotated[
+        Seconds, Meta(description="A request fails when nothing of the answer came by then.")
+    ] = 300.0
+    total_timeout_s: Annotated[
+        Seconds, Meta(description="A request fails when the answer is not whole by then.")
+    ] = 600.0
+    max_retries: Annotated[
+        int, Meta(ge=0, le=10, description="Repeats of a failed request before the task waits.")
+    ] = 2
+    retry_base_s: Annotated[
+        Seconds, Meta(description="A repeat waits a random time below this, doubled each time.")
+    ] = 0.2
+    retry_cap_s: Annotated[Seconds, Meta(description="The longest wait before a repeat.")] = 5.0
+    max_response_bytes: Annotated[
+        Positive, Meta(description="An answer longer than this is refused.")
+    ] = 16 * 1024 * 1024
+    probe_interval_s: Annotated[
+        Seconds, Meta(description="How often a server that failed is looked at again.")
+    ] = 2.0
+
+
+class StreamsConfig(Section, frozen=True, kw_only=True):
+    """What `provision` makes in JetStream."""
+
+    replicas: Annotated[
+        int, Meta(ge=1, le=5, description="Servers that keep a copy; 3 survives the loss of one.")
+    ] = 1
+    tasks_max_bytes: Annotated[
+        SizeLimit, Meta(description="Tasks that wait; beyond it publishing is refused.")
+    ] = -1
+    responses_max_age_s: Annotated[
+        AgeSeconds, Meta(description="How long results and the ledger are kept.")
+    ] = 7 * DAY_S
+    responses_max_bytes: Annotated[
+        SizeLimit, Meta(description="Results kept; beyond it the oldest go.")
+    ] = -1
+    deadletter_max_age_s: Annotated[
+        AgeSeconds, Meta(description="How long dead letters are kept.")
+    ] = 30 * DAY_S
+    deadletter_max_bytes: Annotated[
+        SizeLimit, Meta(description="Dead letters kept; beyond it the oldest go.")
+    ] = -1
+    ledger_max_bytes: Annotated[SizeLimit, Meta(description="Size of the ledger.")] = -1
+    artifacts_max_age_s: Annotated[
+        AgeSeconds, Meta(description="How long big parts of results are kept.")
+    ] = 7 * DAY_S
+    artifacts_max_bytes: Annotated[SizeLimit, Meta(description="Size of the object store.")] = -1
+    duplicate_window_s: Annotated[
+        AgeSeconds,
+        Meta(
+            description="How long NATS drops a second copy of a message; costs it about 210 bytes "
+            "a message: 1,000 results a second for an hour are some 760 MB."
+        ),
+    ] = 3600.0
+
+
+class Resources(Section, frozen=True, kw_only=True):
+    """What one Ray actor asks for."""
+
+    num_cpus: Annotated[Amount, Meta(description="CPUs that Ray reserves for the actor.")] = 0.1
+    memory_bytes: Annotated[
+        int,
+        Meta(ge=0, description="Memory that Ray reserves for the actor; 0: none."),
+    ] = 0
+    custom: Annotated[
+        dict[Name, Amount],
+        Meta(examples=['{"fast_disk": 1}'], description="Custom Ray resources by name."),
+    ] = {}
+
+
+class RayConfig(Section, frozen=True, kw_only=True):
+    """The Ray cluster."""
+
+    address: Annotated[
+        RayAddress,
+        Meta(description="Where Ray is; empty: `up` starts a local one, `serve` takes `auto`."),
+    ] = ""
+    namespace: Annotated[Name, Meta(description="The Ray namespace of all our actors.")] = (
+        "agent-actors"
+    )
+    supervisor: Annotated[Resources, Meta(description="What the supervisor asks for.")] = (
+        Resources()
+    )
+
+
+class RoleConfig(Section, frozen=True, kw_only=True):
+    """A role of one's own, or another prompt for a built-in one."""
+
+    prompt: Annotated[str, Meta(min_length=1, description="The system prompt of this role.")]
+
+
+class PoolConfig(Section, frozen=True, kw_only=True):
+    """The actors that serve one set of subjects with one configuration."""
+
+    subjects: Annotated[
+        tuple[TaskSubject, ...],
+        Meta(min_length=1, description="Task subjects served; no two pools may share one."),
+    ] = (TASK_SUBJECTS,)
+    actors: Annotated[Positive, Meta(description="Actors of the pool.")] = 2
+    slots: Annotated[Positive, Meta(description="Tasks that one actor runs at a time.")] = 32
+    model: Annotated[str, Meta(description="The model to ask for; empty: `vllm.model`.")] = ""
+    temperature: Annotated[Temperature, Meta(description="Sampling temperature.")] = 0.7
+    max_tokens: Annotated[
+        Positive, Meta(description="Longest answer; a task can only ask for less.")
+    ] = 2048
+    enable_tools: Annotated[
+        bool, Meta(description="Whether tasks that do not say so work with tools.")
+    ] = False
+    task_timeout_s: Annotated[Seconds, Meta(description="How long one attempt may take.")] = 600.0
+    max_attempts: Annotated[
+        Positive, Meta(description="Attempts before a task is given up as a dead letter.")
+    ] = 3
+    retry_base_s: Annotated[
+        Seconds, Meta(description="A retry waits a random time below this, doubled each time.")
+    ] = 1.0
+    retry_cap_s: Annotated[Seconds, Meta(description="The longest wait before a retry.")] = 60.0
+    ack_wait_s: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=MAX_SECONDS,
+            description="How long JetStream waits for a sign of life before it hands a task to "
+            "another; actors give one every third of it.",
+        ),
+    ] = 30.0
+    stop_grace_s: Annotated[
+        float,
+        Meta(ge=0, le=MAX_SECONDS, description="How long stopping waits for running tasks."),
+    ] = 30.0
+    resources: Annotated[Resources, Meta(description="What each actor asks for.")] = Resources()
+    roles: Annotated[
+        dict[RoleName, RoleConfig],
+        Meta(
+            examples=['{"EDITOR": {"prompt": "You edit."}}'],
+            description="Prompts of own or built-in roles; names are kept in upper case.",
+        ),
+    ] = {}
+
+
+class Config(Section, frozen=True, kw_only=True):
+    """Everything. Without a file there is one pool, `default`, on `agent.tasks.>`."""
+
+    nats: NatsConfig = NatsConfig()
+    vllm: VllmConfig = VllmConfig()
+    streams: StreamsConfig = StreamsConfig()
+    ray: RayConfig = RayConfig()
+    pools: Annotated[
+        dict[PoolName, PoolConfig],
+        Meta(
+            min_length=1,
+            examples=['{"default": {"actors": 4}}'],
+            description="Pools by name; naming any replaces the one that is there by default.",
+        ),
+    ] = field(default_factory=lambda: {"default": PoolConfig()})
+
+
+def _masked(value: object) -> object:
+    """Return what may be printed of a field's value."""
+    match value:
+        case str():
+            return mask_address(value)
+        case tuple():
+            return tuple(_masked(item) for item in cast("tuple[object, ...]", value))
+        case _:
+            return value
