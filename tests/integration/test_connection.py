@@ -419,13 +419,13 @@ async def test_closing_is_not_reported_as_a_loss(serve, open_connection):
 async def test_closing_fails_what_waits_and_never_hangs(serve, open_connection):
     server = await serve()
     connection = await open_connection(server.url)
-    os.kill(server.pid, signal.SIGSTOP)
+    _freeze(server.pid)
     try:
         asking = asyncio.create_task(connection.api("INFO", timeout_s=60))
         await asyncio.sleep(0)
         async with asyncio.timeout(10):
             await connection.close()
-            with pytest.raises(PublishFailed):
+            with pytest.raises(PublishFailed, match="before the answer came"):
                 await asking
     finally:
         os.kill(server.pid, signal.SIGCONT)
@@ -434,7 +434,7 @@ async def test_closing_fails_what_waits_and_never_hangs(serve, open_connection):
 async def test_a_cancelled_request_ends_even_while_the_buffer_is_full(serve, open_connection):
     server = await serve()
     connection = await open_connection(server.url, request_timeout_s=60)
-    os.kill(server.pid, signal.SIGSTOP)
+    _freeze(server.pid)
     try:
         block = b"x" * connection.nc.max_payload
         tasks = [asyncio.create_task(connection.publish_stored("s", block)) for _ in range(64)]
@@ -447,6 +447,12 @@ async def test_a_cancelled_request_ends_even_while_the_buffer_is_full(serve, ope
         assert all(task.cancelled() for task in done)
     finally:
         os.kill(server.pid, signal.SIGCONT)
+
+
+def _freeze(pid: int) -> None:
+    """Stop our child; return once it has stopped."""
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
 
 
 def _reconnection(connection: Connection) -> asyncio.Event:

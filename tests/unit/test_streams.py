@@ -2,11 +2,14 @@
 
 from datetime import UTC, datetime, timedelta
 from itertools import product
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent_actors.adapters.jetstream.connection import ApiError, Connection
+from agent_actors.adapters.jetstream.streams import provision
 from agent_actors.adapters.jetstream.wanted import (
     FoundStream,
     WantedStream,
@@ -18,6 +21,7 @@ from agent_actors.adapters.jetstream.wanted import (
 )
 from agent_actors.config import Config, PoolConfig, StreamsConfig
 from agent_actors.contract import subjects_overlap
+from agent_actors.errors import StreamMissing
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 SECOND = 1_000_000_000
@@ -211,3 +215,34 @@ SUBJECTS = [".".join(parts) for size in range(1, 6) for parts in product("abc", 
 def test_covering_is_to_match_whatever_the_other_matches(wide, narrow):
     matched = [subject for subject in SUBJECTS if subjects_overlap(narrow, subject)]
     assert covers(wide, narrow) == all(subjects_overlap(wide, subject) for subject in matched)
+
+
+class StartingJetStream:
+    """An empty JetStream whose cluster has no leader until it was asked to make something."""
+
+    def __init__(self, *, asks_before_ready: int) -> None:
+        self.left = asks_before_ready
+        self.made: list[str] = []
+
+    async def api(self, request: str, payload: bytes, timeout_s: float) -> dict[str, Any]:
+        if not request.startswith(("STREAM.CREATE", "CONSUMER.CREATE")):
+            raise StreamMissing(request)
+        if self.left:
+            self.left -= 1
+            raise ApiError("temporarily unavailable", code=503, err_code=10008)
+        self.made.append(request)
+        return {}
+
+
+async def test_a_cluster_that_just_starts_is_asked_again():
+    starting = StartingJetStream(asks_before_ready=2)
+    changes = await provision(cast("Connection", starting), Config())
+    assert len(starting.made) == len(changes) == 7
+
+
+async def test_a_cluster_that_does_not_start_is_given_up_on(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("agent_actors.adapters.jetstream.streams.NOT_YET_TIMEOUT_S", 0.1)
+    starting = StartingJetStream(asks_before_ready=1_000)
+    with pytest.raises(ApiError, match="temporarily unavailable"):
+        await provision(cast("Connection", starting), Config())
+    assert starting.left > 900

@@ -4,6 +4,7 @@ All is looked at before anything is touched: a change that would lose messages s
 and what is right already is left alone, so that provisioning again changes nothing.
 """
 
+import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from agent_actors.adapters.jetstream.connection import Connection
+from agent_actors.adapters.jetstream.connection import ApiError, Connection
 from agent_actors.adapters.jetstream.wanted import (
     FoundStream,
     Json,
@@ -29,7 +30,13 @@ from agent_actors.contract import TASK_STREAM, subjects_overlap
 from agent_actors.errors import PermissionDenied, ProvisionRefused, StreamMissing
 
 # Making a replicated stream waits for its leader.
-MAKE_TIMEOUT_S = 30.0
+ANSWER_TIMEOUT_S = 30.0
+
+# A cluster that has just started says for a moment that it has no peers, or no leader
+# (nats-server's errors.json).
+NOT_YET = frozenset({10004, 10005, 10008, 10009})
+NOT_YET_WAIT_S = 0.25
+NOT_YET_TIMEOUT_S = 10.0
 
 
 class Change(Struct, frozen=True, kw_only=True):
@@ -77,7 +84,7 @@ async def provision(
         raise ProvisionRefused("\n".join(plan.refusals))
     for step in plan.steps:
         if step.request and not dry_run:
-            await connection.api(step.request, step.payload, MAKE_TIMEOUT_S)
+            await _ask(connection, step.request, step.payload)
     return [step.change for step in plan.steps]
 
 
@@ -200,13 +207,26 @@ def _make_consumer(name: str, config: Json, action: str) -> dict[str, Any]:
     }
 
 
+async def _ask(connection: Connection, request: str, payload: bytes = b"") -> Json:
+    """Ask JetStream, again for a while if it is not ready yet."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + NOT_YET_TIMEOUT_S
+    while True:
+        try:
+            return await connection.api(request, payload, ANSWER_TIMEOUT_S)
+        except ApiError as error:
+            if error.err_code not in NOT_YET or loop.time() > deadline:
+                raise
+        await asyncio.sleep(NOT_YET_WAIT_S)
+
+
 async def _find_stream(connection: Connection, wanted: WantedStream) -> FoundStream | None:
     request = f"STREAM.INFO.{wanted.stream}"
     try:
-        info = await connection.api(request)
+        info = await _ask(connection, request)
         counts: dict[str, int] = {}
         if uncovered(info["config"]["subjects"], wanted.config["subjects"]):
-            counted = await connection.api(request, b'{"subjects_filter": ">"}')
+            counted = await _ask(connection, request, b'{"subjects_filter": ">"}')
             counts = counted["state"].get("subjects") or {}
     except StreamMissing:
         return None
@@ -227,7 +247,7 @@ async def _find_consumers(connection: Connection) -> dict[str, Json]:
     while len(found) < total:
         request = msgspec.json.encode({"offset": len(found)})
         try:
-            page = await connection.api(f"CONSUMER.LIST.{TASK_STREAM}", request)
+            page = await _ask(connection, f"CONSUMER.LIST.{TASK_STREAM}", request)
         except StreamMissing:
             return {}
         total = page["total"] if page["consumers"] else 0
@@ -239,7 +259,7 @@ async def _missing_streams(connection: Connection, config: Config) -> list[str]:
     missing: list[str] = []
     for wanted in wanted_streams(config):
         try:
-            await connection.api(f"STREAM.INFO.{wanted.stream}")
+            await _ask(connection, f"STREAM.INFO.{wanted.stream}")
         except StreamMissing:
             missing.append(f"{wanted.kind} {wanted.name} is missing")
         except PermissionDenied:
@@ -249,7 +269,7 @@ async def _missing_streams(connection: Connection, config: Config) -> list[str]:
 
 async def _consumer_trouble(connection: Connection, name: str, wanted: Json) -> list[str]:
     try:
-        info = await connection.api(f"CONSUMER.INFO.{TASK_STREAM}.{name}")
+        info = await _ask(connection, f"CONSUMER.INFO.{TASK_STREAM}.{name}")
     except StreamMissing:
         return [f"consumer {name} of {TASK_STREAM} is missing"]
     changes = differences(_with_filter(info["config"]), wanted)
