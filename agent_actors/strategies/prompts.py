@@ -156,6 +156,6 @@ def _bullet(mark: str, value: Any) -> Iterable[str]:  # noqa: ANN401 - any JSON 
     lines = list(_lines(value))
     if isinstance(value, list | dict) or len(lines) > 1:
         yield mark
-        yield from (INDENT + line for line in lines)
+        yield from ((INDENT + line).rstrip() for line in lines)
     else:
         yield " ".join((mark, *lines))

@@ -23,12 +23,13 @@ class Endpoint:
     __slots__ = ("chat_url", "failures", "health_url", "name", "outstanding", "secret")
 
     def __init__(self, base: URL, secret: str = "") -> None:
-        self.name = str(base.with_user(None))
+        path = base.path.rstrip("/")  # of an empty path yarl makes a slash
+        self.name = str(base.with_user(None)).rstrip("/")
         self.secret = secret or base.password or ""
         # The API key is the answer to who we are; credentials in the URL would contradict it.
         known = base.with_user(None) if secret else base
-        self.chat_url = known.with_path(base.path + CHAT_PATH)
-        self.health_url = known.with_path(base.path + HEALTH_PATH)
+        self.chat_url = known.with_path(path + CHAT_PATH)
+        self.health_url = known.with_path(path + HEALTH_PATH)
         self.outstanding = 0
         self.failures = 0
 
@@ -119,8 +120,7 @@ def _parse(url: str, where: str) -> URL:
         raise ConfigError(f"{where}: must begin with http:// or https:// and a host")
     if parsed.query_string or parsed.fragment:
         raise ConfigError(f"{where}: must end before the `?` or `#`")
-    path = parsed.path.rstrip("/").removesuffix("/v1").rstrip("/")
-    return parsed.with_path(path)
+    return parsed.with_path(parsed.path.rstrip("/").removesuffix("/v1").rstrip("/"))
 
 
 def _badness(endpoint: Endpoint, tried: Collection[Endpoint]) -> tuple[bool, bool, int, int]:

@@ -48,20 +48,21 @@ def read_reply(endpoint: Endpoint, headers: Mapping[str, str], body: bytes) -> C
     """Return the reply in the body of a 200. Raises AttemptFailed, ModelRefused."""
     content_type = headers.get("Content-Type", "")
     if content_type and "json" not in content_type:
-        raise _invalid(endpoint, f"answered {content_type}, not JSON", body)
+        said = _quoted(endpoint, body)
+        raise _invalid(endpoint, f"answered {content_type}, not JSON: {said}")
     completion = _decode(endpoint, body)
     if completion.error is not None:
         raise _error_inside(endpoint, body)
-    choice = _first_choice(endpoint, completion, body)
+    choice = _first_choice(endpoint, completion)
     if choice.finish_reason is None:
-        raise _invalid(endpoint, "answered without a finish_reason", body)
+        raise _invalid(endpoint, "answered without a finish_reason")
     if choice.finish_reason == "abort":
         error = ModelUnavailable(
             f"{endpoint.name} aborted the answer (finish_reason abort): it is shutting down"
         )
         raise AttemptFailed(error, unhealthy=True)
     return ChatReply(
-        content=_content(endpoint, choice, body),
+        content=_content(endpoint, choice),
         finish_reason=choice.finish_reason,
         model=completion.model or "",
         usage=_usage(completion.usage),
@@ -73,7 +74,7 @@ def read_failure(
 ) -> ModelRefused | AttemptFailed:
     """Return what an answer other than 200 means."""
     if status < 300:
-        return _invalid(endpoint, f"answered HTTP {status} where 200 is due", body)
+        return _invalid(endpoint, f"answered HTTP {status} where 200 is due")
     if status < 400:
         return ModelRefused(
             f"{endpoint.name} answered HTTP {status}, a redirection to "
@@ -133,35 +134,38 @@ _completions = msgspec.json.Decoder(_Completion)
 
 
 def _decode(endpoint: Endpoint, body: bytes) -> _Completion:
+    # What may be an answer is not quoted: answers do not belong in errors and logs.
     try:
         return _completions.decode(body)
     except msgspec.ValidationError as error:
-        raise _invalid(endpoint, f"answered what vLLM does not: {error}", body) from None
+        raise _invalid(endpoint, f"answered what vLLM does not: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        cut_off = "truncated" in str(error)  # msgspec has one class for both
-        what = "answered JSON that is cut off" if cut_off else f"answered no JSON ({error})"
-        raise _invalid(endpoint, what, body) from None
+        if "truncated" in str(error):  # msgspec has no class of its own for it
+            cut_off = f"answered JSON that is cut off after {len(body)} bytes"
+            raise _invalid(endpoint, cut_off) from None
+        said = _quoted(endpoint, body)
+        raise _invalid(endpoint, f"answered no JSON ({error}): {said}") from None
 
 
-def _first_choice(endpoint: Endpoint, completion: _Completion, body: bytes) -> _Choice:
+def _first_choice(endpoint: Endpoint, completion: _Completion) -> _Choice:
     if completion.choices is UNSET:
-        raise _invalid(endpoint, "answered without choices", body)
+        raise _invalid(endpoint, "answered without choices")
     if not completion.choices:
-        raise _invalid(endpoint, "answered with no choice in choices", body)
+        raise _invalid(endpoint, "answered with no choice in choices")
     return completion.choices[0]
 
 
-def _content(endpoint: Endpoint, choice: _Choice, body: bytes) -> str:
+def _content(endpoint: Endpoint, choice: _Choice) -> str:
     message = choice.message
     if message is None:
-        raise _invalid(endpoint, "answered a choice without a message", body)
+        raise _invalid(endpoint, "answered a choice without a message")
     if message.content is not None:
         return message.content
     # A reasoning model that stops while it still reasons leaves the content null, and would do
     # so again: that answer is empty or cut off, not invalid.
     if choice.finish_reason == "length" or message.reasoning or message.reasoning_content:
         return ""
-    raise _invalid(endpoint, f"answered null content (finish_reason {choice.finish_reason})", body)
+    raise _invalid(endpoint, f"answered null content (finish_reason {choice.finish_reason})")
 
 
 def _usage(usage: _Usage | None) -> Usage:
@@ -220,10 +224,8 @@ def _with_details(message: str, error: dict[str, Any]) -> str:
     return f"{message} ({details})" if details else message
 
 
-def _invalid(endpoint: Endpoint, what: str, body: bytes) -> AttemptFailed:
-    return AttemptFailed(
-        ModelReplyInvalid(f"{endpoint.name} {what}; it said: {_quoted(endpoint, body)}")
-    )
+def _invalid(endpoint: Endpoint, what: str) -> AttemptFailed:
+    return AttemptFailed(ModelReplyInvalid(f"{endpoint.name} {what}"))
 
 
 def _quoted(endpoint: Endpoint, body: bytes) -> str:

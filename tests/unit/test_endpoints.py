@@ -1,0 +1,168 @@
+"""Which endpoint answers the next request, and what a URL may look like."""
+
+import pytest
+from yarl import URL
+
+from agent_actors.adapters.vllm.endpoints import Endpoint, Endpoints, parse_endpoints
+from agent_actors.errors import ConfigError
+
+
+def endpoints(*names: str) -> tuple[Endpoints, list[Endpoint]]:
+    each = [Endpoint(URL(f"http://{name}:8000")) for name in names]
+    return Endpoints(each), each
+
+
+def test_the_endpoint_with_least_under_way_is_next():
+    choice, (a, b) = endpoints("a", "b")
+    assert choice.begin() is a
+    assert choice.begin() is b
+    choice.end(b)
+    assert choice.begin() is b
+    assert (a.outstanding, b.outstanding) == (1, 1)
+
+
+def test_idle_endpoints_take_turns():
+    choice, (a, b, c) = endpoints("a", "b", "c")
+    taken = []
+    for _ in range(6):
+        taken.append(choice.begin())
+        choice.end(taken[-1])
+    assert taken == [a, b, c, a, b, c]
+
+
+def test_turns_stay_fair_while_one_is_left_out():
+    choice, (a, b, c) = endpoints("a", "b", "c")
+    b.failed()
+    taken = []
+    for _ in range(6):
+        taken.append(choice.begin())
+        choice.end(taken[-1])
+    assert taken == [a, c, a, c, a, c]
+
+
+def test_an_unhealthy_endpoint_is_left_out_however_busy_the_others_are():
+    choice, (a, b) = endpoints("a", "b")
+    a.failed()
+    b.outstanding = 1_000
+    assert choice.begin() is b
+    assert choice.unhealthy() == [a]
+
+
+def test_a_recovered_endpoint_is_chosen_again():
+    choice, (a, b) = endpoints("a", "b")
+    a.failed()
+    b.outstanding = 5
+    a.recovered()
+    assert choice.begin() is a
+    assert choice.unhealthy() == []
+
+
+def test_while_all_are_unhealthy_the_least_bad_one_is_tried():
+    choice, (a, b) = endpoints("a", "b")
+    a.failed()
+    a.failed()
+    b.failed()
+    assert choice.begin() is b
+
+
+def test_the_only_endpoint_is_tried_however_often_it_failed():
+    choice, (only,) = endpoints("only")
+    only.failed()
+    assert choice.begin(tried=[only]) is only
+
+
+def test_an_answer_makes_an_unhealthy_endpoint_the_least_bad_but_not_healthy():
+    _, (a,) = endpoints("a")
+    a.failed()
+    a.failed()
+    a.answered()
+    assert (a.healthy, a.failures) == (False, 1)
+
+
+def test_an_answer_leaves_a_healthy_endpoint_healthy():
+    _, (a,) = endpoints("a")
+    a.answered()
+    assert a.healthy
+
+
+def test_only_the_first_failure_is_news():
+    _, (a,) = endpoints("a")
+    assert [a.failed(), a.failed()] == [True, False]
+    a.recovered()
+    assert a.failed()
+
+
+def test_a_retry_goes_to_an_endpoint_that_was_not_tried():
+    choice, (a, b) = endpoints("a", "b")
+    b.outstanding = 7
+    assert choice.begin(tried=[a]) is b
+
+
+def test_a_retry_goes_to_the_healthy_tried_one_rather_than_to_an_unhealthy_one():
+    choice, (a, b) = endpoints("a", "b")
+    b.failed()
+    assert choice.begin(tried=[a]) is a
+
+
+def test_a_spare_is_healthy_and_not_tried():
+    choice, (a, b) = endpoints("a", "b")
+    assert choice.spare(tried=[a])
+    assert not choice.spare(tried=[a, b])
+    b.failed()
+    assert not choice.spare(tried=[a])
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://host:8000", "http://host:8000/", "http://host:8000/v1", " http://host:8000/v1/ "],
+)
+def test_a_url_may_end_in_a_slash_or_in_v1(url: str):
+    (endpoint,) = parse_endpoints([url])
+    assert str(endpoint.chat_url) == "http://host:8000/v1/chat/completions"
+    assert str(endpoint.health_url) == "http://host:8000/health"
+    assert endpoint.name == "http://host:8000"
+
+
+def test_a_path_before_v1_is_kept():
+    (endpoint,) = parse_endpoints(["https://gateway/team%20a/llama/v1"])
+    assert str(endpoint.chat_url) == "https://gateway/team%20a/llama/v1/chat/completions"
+    assert str(endpoint.health_url) == "https://gateway/team%20a/llama/health"
+
+
+def test_two_spellings_of_one_server_are_one_endpoint():
+    assert len(parse_endpoints(["http://host:8000", "http://host:8000/v1/"])) == 1
+
+
+def test_credentials_of_a_url_are_used_but_not_shown():
+    (endpoint,) = parse_endpoints(["http://me:hunter2@host"])
+    assert endpoint.chat_url.password == "hunter2"
+    assert endpoint.name == "http://host"
+    assert "hunter2" not in repr(endpoint)
+    assert endpoint.redacted("no entry for me:hunter2") == "no entry for me:***"
+
+
+def test_an_api_key_replaces_the_credentials_of_a_url():
+    (endpoint,) = parse_endpoints(["http://me:hunter2@host"], secret="sk-1")
+    assert endpoint.chat_url.user is None
+    assert endpoint.health_url.user is None
+    assert endpoint.redacted("bad key sk-1") == "bad key ***"
+
+
+@pytest.mark.parametrize(
+    ("urls", "message"),
+    [
+        ([], "vllm.urls: is empty, must name at least one model server"),
+        (["http://ok", "host:8000"], "vllm.urls[1]: must begin with http:// or https://"),
+        (["ftp://me:hunter2@host"], "vllm.urls[0]: must begin with http:// or https://"),
+        (["http://"], "vllm.urls[0]: "),
+        (["http://me:hunter2@host:port"], "vllm.urls[0]: is no URL, must be like http://host:8000"),
+        (["http://host?key=hunter2"], "vllm.urls[0]: must end before the `?` or `#`"),
+    ],
+)
+def test_a_wrong_url_is_an_error_that_names_its_place_and_not_its_password(
+    urls: list[str], message: str
+):
+    with pytest.raises(ConfigError) as raised:
+        parse_endpoints(urls)
+    assert str(raised.value).startswith(message)
+    assert "hunter2" not in str(raised.value)
