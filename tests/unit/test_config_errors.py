@@ -437,6 +437,13 @@ FILES = {
         "nats:\n  url: \a\n",
         "agents.yaml:2: is not YAML: has the character #x0007, which cannot be printed",
     ),
+    "an alias of what it stands in": (
+        "nats: &all\n  tls: *all\n",
+        (
+            "agents.yaml:2: nats.tls.tls is no key; "
+            "the keys here are ca_file, cert_file, key_file, server_name"
+        ),
+    ),
     "a list without an end": (
         "[" * 1_000,
         "agents.yaml: is not YAML: is nested too deeply",
