@@ -6,6 +6,7 @@ gives it `build`, which makes its adapters in its own process.
 """
 
 import asyncio
+import os
 import uuid
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
@@ -170,6 +171,7 @@ class AgentActor:
     ) -> ActorReport:
         return ActorReport(
             incarnation=self._incarnation,
+            pid=os.getpid(),
             version=self._version,
             slots=self._slots,
             free=self._free,

@@ -235,12 +235,13 @@ class TaskStatus(Struct, frozen=True, kw_only=True):
 
 
 class ActorStatus(Struct, frozen=True, kw_only=True):
-    """One actor as its supervisor sees it."""
+    """One actor as its supervisor sees it; `pid` is its process, on its node."""
 
     agent_id: str
     state: Literal["starting", "running", "lost"]
     slots: int
     slots_used: int
+    pid: int = 0
 
 
 class PoolStatus(Struct, frozen=True, kw_only=True):

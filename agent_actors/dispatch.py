@@ -16,6 +16,7 @@ class ActorView(Struct):
 
     agent_id: str
     incarnation: str = ""
+    pid: int = 0
     slots: int = 0
     free: int = 0
     version: int = -1
@@ -58,6 +59,7 @@ class Dispatcher:
         self.actors[agent_id] = ActorView(
             agent_id=agent_id,
             incarnation=report.incarnation,
+            pid=report.pid,
             slots=report.slots,
             free=report.free,
             version=report.version,

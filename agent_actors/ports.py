@@ -251,6 +251,7 @@ class ActorReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     incarnation: str
+    pid: int
     version: int
     slots: int
     free: int

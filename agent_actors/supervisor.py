@@ -323,4 +323,5 @@ def _actor_status(view: ActorView) -> ActorStatus:
         state="running" if view.incarnation else "starting",
         slots=view.slots,
         slots_used=view.slots - view.free,
+        pid=view.pid,
     )

@@ -86,6 +86,7 @@ def start_local_ray(config: Config, *, temp_dir: str, log_to_driver: bool) -> No
     """Start a Ray of our own on this machine, with room for all actors that are configured.
 
     `temp_dir` must be short: Ray's sockets lie below it, and their paths end at 107 bytes.
+    It listens on loopback only if `local.ray_environment` was prepared beforehand.
     """
     asked = config.ray.supervisor.num_cpus + sum(
         pool.actors * pool.resources.num_cpus for pool in config.pools.values()
@@ -97,7 +98,6 @@ def start_local_ray(config: Config, *, temp_dir: str, log_to_driver: bool) -> No
         include_dashboard=False,
         log_to_driver=log_to_driver,
         configure_logging=False,
-        _node_ip_address="127.0.0.1",
         _temp_dir=temp_dir,
     )
 

@@ -9,7 +9,7 @@ from agent_actors.ports import ActorReport, Delivery
 
 
 def report(free: int, *, version: int = 0, life: str = "one", **news: object) -> ActorReport:
-    return ActorReport(incarnation=life, version=version, slots=4, free=free, **news)
+    return ActorReport(incarnation=life, pid=1, version=version, slots=4, free=free, **news)
 
 
 def pool(**free: int) -> Dispatcher:

@@ -60,6 +60,7 @@ class Actor:
         self.version += 1
         return ActorReport(
             incarnation=str(self.life),
+            pid=1,
             version=self.version,
             slots=self.slots,
             free=self.slots - len(self.held),

@@ -168,6 +168,7 @@ class JetStreamAcks:
     """The four answers to a delivery; whoever has a connection may give them."""
 
     def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._publish = connection.nc.publish
 
     async def ack(self, delivery: Delivery) -> None:
