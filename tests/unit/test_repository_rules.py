@@ -1,12 +1,16 @@
 """What every tracked file owes to whoever clones the repository."""
 
+import ast
 import re
 import subprocess
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,8 +35,13 @@ REGISTRY = re.compile(
     re.VERBOSE,
 )
 
-# A folder that only one machine has: a home, or this checkout's own.
-MACHINE_PATH = re.compile(r"(?<![\w./-])/(?:home|Users|root|work)/[\w.]")
+# Folders that somebody's machine has and others have not.
+MACHINE_PATH = re.compile(r"(?<![\w./-])/(?:root|work)/[\w.]")
+
+PROVIDERS = packages_distributions()
+
+# Run by the Python of a real vLLM, with that one's packages.
+FOREIGN = ROOT / "tests/conformance/build_model.py"
 
 
 def tracked_files() -> list[Path]:
@@ -69,11 +78,11 @@ def test_no_file_names_a_path_of_one_machine():
 @pytest.mark.parametrize(
     ("line", "is_found"),
     [
-        ("cd /home/me/checkout", True),
+        ("cd /work/checkout", True),
         ('path = "/root/.cache"', True),
         ("kubectl -n work get pods", False),
         ("scripts/root/x", False),
-        ("https://example.com/home/page", False),
+        ("https://example.com/work/page", False),
     ],
 )
 def test_paths_of_one_machine_are_told_from_others(line: str, *, is_found: bool):
@@ -86,17 +95,27 @@ def test_every_script_can_be_run():
     assert not_executable == {"parts.sh"}  # which others source
 
 
+@pytest.mark.parametrize(("folder", "lock"), [("agent_actors", "runtime"), ("tests", "dev")])
+def test_only_declared_packages_are_imported(folder: str, lock: str):
+    own = {"agent_actors", "support", *(path.stem for path in ROOT.glob("tests/*/*.py"))}
+    declared = {need.name for need in declared_packages(lock)}
+    undeclared = {
+        f"{path.relative_to(ROOT)}: {module}"
+        for path in tracked_files()
+        if path.suffix == ".py" and path.is_relative_to(ROOT / folder) and path != FOREIGN
+        for module in imported_modules(path) - sys.stdlib_module_names - own
+        if declared.isdisjoint(providers(module))
+    }
+    assert undeclared == set()
+
+
 @pytest.mark.parametrize("lock", ["runtime", "dev"])
 def test_the_lock_answers_to_pyproject(lock: str):
-    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    wanted = list(pyproject["project"]["dependencies"])
-    if lock == "dev":
-        wanted += pyproject["dependency-groups"]["dev"] + pyproject["build-system"]["requires"]
     locked = locked_versions(lock)
     unmet = [
-        line
-        for line in wanted
-        if (need := Requirement(line)).specifier.contains(locked.get(need.name, "0")) is False
+        str(need)
+        for need in declared_packages(lock)
+        if need.name not in locked or not need.specifier.contains(locked[need.name])
     ]
     assert unmet == [], "run scripts/lock"
 
@@ -112,6 +131,30 @@ def test_every_locked_package_has_hashes(lock: str):
     entries = re.split(r"^(?=[a-z])", text, flags=re.MULTILINE)[1:]
     assert entries
     assert [entry.split()[0] for entry in entries if "--hash=sha256:" not in entry] == []
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Return the first parts of the names that a file imports, wherever in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+    return {name.partition(".")[0] for name in names}
+
+
+def providers(module: str) -> set[str]:
+    return {canonicalize_name(name) for name in PROVIDERS.get(module, ())}
+
+
+def declared_packages(lock: str) -> list[Requirement]:
+    """Return what pyproject.toml asks for: to run the package, or to work on it."""
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    lines = list(pyproject["project"]["dependencies"])
+    if lock == "dev":
+        lines += pyproject["dependency-groups"]["dev"] + pyproject["build-system"]["requires"]
+    return [Requirement(line) for line in lines]
 
 
 def locked_versions(lock: str) -> dict[str, str]:
