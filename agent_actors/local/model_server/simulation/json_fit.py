@@ -1,0 +1,288 @@
+"""Makes JSON that fits a given schema, with the task's own words where the schema leaves room.
+
+Candidates are tried from the likeliest on and each is checked with jsonschema, so what comes out
+fits; a schema for which nothing is found is refused, as vLLM refuses what its grammars cannot say.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import reduce
+from typing import Any, cast
+
+from jsonschema.protocols import Validator
+from referencing import Registry, Resource
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012
+
+from agent_actors.local.model_server.refusal import Refusal, bad_request
+from agent_actors.local.model_server.simulation.json_scalars import integers, numbers, strings
+from agent_actors.local.model_server.simulation.pattern import matching
+from agent_actors.local.model_server.simulation.schema_merge import Schema, merge
+from agent_actors.local.model_server.wire import encode
+from agent_actors.strategies.json_schema import BrokenSchema, compiled
+
+# Below this depth only what must be there is there, so that a schema that contains itself ends.
+ROOMY_DEPTH = 4
+MAX_DEPTH = 40
+MAX_CANDIDATES = 20_000
+MAX_VARIANTS = 64
+
+KINDS = ("string", "object", "array", "integer", "number", "boolean", "null")
+# What a schema without `type` speaks of.
+TELLTALES = {
+    "object": {"properties", "required", "additionalProperties", "patternProperties"},
+    "array": {"items", "prefixItems", "minItems", "maxItems", "uniqueItems", "contains"},
+    "string": {"minLength", "maxLength", "pattern", "format"},
+    "integer": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"},
+}
+
+Object = dict[str, Any]
+Hints = Mapping[str, tuple[Any, ...]]
+
+
+def fit(schema: Object, *, about: str, hints: Hints | None = None, sparse: bool = False) -> object:
+    """Return a value that fits the schema; raises `Refusal` when it is wrong or none is found.
+
+    `about` fills free texts. `hints` are values to prefer for the properties of that name,
+    where they fit. With `sparse` an optional property is left out unless there is a hint for it.
+    """
+    try:
+        validator = compiled(encode(schema))
+        return _Fitter(validator, schema, about, hints or {}, sparse=sparse).value(schema)
+    except BrokenSchema as error:
+        raise grammar_error(_worded(str(error))) from None
+    except re.error as error:
+        raise grammar_error(f"Regex parsing error: {error}") from None
+    except (_NoFitError, Unresolvable, RecursionError):
+        raise grammar_error("the simulated model knows no JSON that fits this schema") from None
+
+
+def grammar_error(problem: str) -> Refusal:
+    """Return the refusal of a form that an answer cannot have."""
+    return bad_request(f"Grammar error: {problem}", late=True)
+
+
+def _worded(problem: str) -> str:
+    """Say as vLLM does that a type is wrong, which is what is wrong with most wrong schemas."""
+    wrong_type = re.match(r"(?:.*\.)?type: '(\w+)' is not valid", problem)
+    return f"Invalid type: {wrong_type[1]}" if wrong_type else problem
+
+
+class _NoFitError(Exception):
+    """Nothing was found that fits."""
+
+
+class _Fitter:
+    """Looks for values that fit one schema or a part of it."""
+
+    def __init__(
+        self, validator: Validator, root: Object, about: str, hints: Hints, *, sparse: bool
+    ) -> None:
+        resource: Resource[Schema] = Resource.from_contents(root, default_specification=DRAFT202012)
+        self._resolver = Registry[Schema]().resolver_with_root(resource)
+        self._validator = validator
+        self._about = about
+        self._hints = hints
+        self._sparse = sparse
+        self._tried = 0
+
+    def value(self, schema: Schema, name: str = "", variant: int = 0, depth: int = 0) -> object:
+        """Return the first candidate that fits; another `variant`, another value if there is one.
+
+        `name` is the property's. Raises `_NoFitError`.
+        """
+        for candidate in self._candidates(schema, name, variant, depth):
+            self._tried += 1
+            if self._tried > MAX_CANDIDATES:
+                break
+            if self._part(schema).is_valid(candidate):
+                return candidate
+        raise _NoFitError
+
+    def _part(self, schema: Schema) -> Validator:
+        # The stub leaves the arguments of `evolve` untyped.
+        return self._validator.evolve(schema=schema)  # pyright: ignore[reportUnknownMemberType]
+
+    def _candidates(self, schema: Schema, name: str, variant: int, depth: int) -> Iterator[Any]:
+        if depth > MAX_DEPTH:
+            return
+        yield from self._hints.get(name, ())
+        for plain in self._plain(schema, variant, depth):
+            if "const" in plain:
+                yield plain["const"]
+            elif "enum" in plain:
+                yield from _rotated(plain["enum"], variant)
+            else:
+                yield from _suggested(plain, variant)
+                for kind in _kinds(plain):
+                    yield from self._of_kind(kind, plain, name, variant, depth)
+
+    def _plain(self, schema: Schema, variant: int, depth: int) -> Iterator[Object]:
+        """Yield what the schema can be when references and combinations are resolved."""
+        if isinstance(schema, bool):
+            yield from [{}] if schema else []
+        elif "$ref" in schema or "allOf" in schema:
+            rest = _without(schema, "allOf")
+            parts = [self._resolved(part) for part in schema.get("allOf", [])]
+            yield from self._plain(reduce(merge, parts, self._resolved(rest)), variant, depth)
+        elif "if" in schema:
+            rest = _without(schema, "if", "then", "else")
+            then = merge(schema["if"], schema.get("then", True))
+            for branch in (then, schema.get("else", True)):
+                yield from self._plain(merge(rest, branch), variant, depth)
+        elif (keyword := "anyOf") in schema or (keyword := "oneOf") in schema:
+            branches: list[Schema] = _rotated(schema[keyword], variant)
+            if depth > ROOMY_DEPTH:
+                branches.sort(key=lambda branch: b'"$ref"' in encode(branch))
+            for branch in branches:
+                yield from self._plain(merge(_without(schema, keyword), branch), variant, depth)
+        else:
+            yield schema
+
+    def _resolved(self, schema: Schema) -> Schema:
+        if isinstance(schema, bool) or "$ref" not in schema:
+            return schema
+        target = self._resolver.lookup(schema["$ref"]).contents
+        return merge(_without(schema, "$ref"), self._resolved(target))
+
+    def _of_kind(
+        self, kind: str, schema: Object, name: str, variant: int, depth: int
+    ) -> Iterator[object]:
+        match kind:
+            case "object":
+                return self._objects(schema, depth)
+            case "array":
+                return self._arrays(schema, name, depth)
+            case "string":
+                words = f"{name}: {self._about}" if name else self._about
+                return strings(schema, words=words, variant=variant)
+            case "integer":
+                return integers(schema, variant=variant)
+            case "number":
+                return numbers(schema, variant=variant)
+            case "boolean":
+                return iter((variant % 2 == 0, variant % 2 == 1))
+            case _:
+                return iter((None,))
+
+    def _objects(self, schema: Object, depth: int) -> Iterator[Object]:
+        """Yield an object with all that it may have, then one with only what it must have."""
+        declared: Mapping[str, Schema] = schema.get("properties", {})
+        needed = _needed(schema)
+        roomy = depth <= ROOMY_DEPTH and not self._sparse
+        optional = [name for name in declared if roomy or name in self._hints]
+        for names in ([*needed, *optional], needed):
+            try:
+                yield self._object(schema, _in_order(declared, names), needed, depth + 1)
+            except _NoFitError:
+                continue
+
+    def _object(self, schema: Object, names: list[str], needed: list[str], depth: int) -> Object:
+        room = schema.get("maxProperties", len(names)) - len(needed)
+        made: Object = {}
+        for name in names:
+            try:
+                if name in needed or room > 0:
+                    made[name] = self.value(_member(schema, name), name, depth=depth)
+                    room -= name not in needed
+            except _NoFitError:
+                if name in needed:
+                    raise
+        for name in _further_names(schema):
+            if len(made) >= schema.get("minProperties", 0):
+                break
+            if name not in made:
+                made[name] = self.value(_member(schema, name), name, depth=depth)
+        return made
+
+    def _arrays(self, schema: Object, name: str, depth: int) -> Iterator[list[object]]:
+        """Yield an array that shows what its items are, then the shortest one."""
+        first, items = _item_schemas(schema)
+        wanted = schema.get("minContains", 1) if "contains" in schema else 0
+        least = max(schema.get("minItems", 0), wanted)
+        shown = max(least, len(first) + wanted, 0 if isinstance(items, bool) else 1)
+        for count in dict.fromkeys((min(shown, schema.get("maxItems", shown)), least)):
+            schemas = [*first, *[items] * int(count)][: int(count)]
+            for index in range(len(schemas) - int(wanted), len(schemas)):
+                schemas[index] = merge(schemas[index], schema["contains"])
+            try:
+                yield self._array(schemas, name, depth + 1, unique=schema.get("uniqueItems", False))
+            except _NoFitError:
+                continue
+
+    def _array(self, schemas: list[Schema], name: str, depth: int, *, unique: bool) -> list[object]:
+        made: list[object] = []
+        for index, schema in enumerate(schemas):
+            for variant in range(index, index + MAX_VARIANTS):
+                item = self.value(schema, name, variant, depth)
+                if not unique or item not in made:
+                    made.append(item)
+                    break
+            else:
+                raise _NoFitError
+        return made
+
+
+def _without(schema: Object, *keywords: str) -> Object:
+    return {keyword: value for keyword, value in schema.items() if keyword not in keywords}
+
+
+def _rotated(choices: list[Any], by: int) -> list[Any]:
+    start = by % len(choices) if choices else 0
+    return [*choices[start:], *choices[:start]]
+
+
+def _suggested(schema: Object, variant: int) -> list[Any]:
+    """Return what the schema's author gives as an example."""
+    if variant:
+        return []
+    return [*schema.get("examples", []), *([schema["default"]] if "default" in schema else [])]
+
+
+def _kinds(schema: Object) -> list[str]:
+    """Return the types that a value may have, the ones that the schema speaks of first."""
+    given = schema.get("type", KINDS)
+    kinds = [given] if isinstance(given, str) else list(given)
+    spoken_of = {kind for kind, keywords in TELLTALES.items() if keywords & {*schema}}
+    return sorted(kinds, key=lambda kind: (kind == "null", kind not in spoken_of))
+
+
+def _needed(schema: Object) -> list[str]:
+    """Return the names that must be there, those that follow from others included."""
+    needed: dict[str, None] = dict.fromkeys(schema.get("required", []))
+    dependent: Mapping[str, list[str]] = schema.get("dependentRequired", {})
+    for name in list(dependent):
+        if name in needed:
+            needed |= dict.fromkeys(dependent[name])
+    return list(needed)
+
+
+def _in_order(declared: Mapping[str, Schema], names: list[str]) -> list[str]:
+    return [*(name for name in declared if name in names), *(n for n in names if n not in declared)]
+
+
+def _member(schema: Object, name: str) -> Schema:
+    """Return the schema of one property."""
+    patterns: Mapping[str, Schema] = schema.get("patternProperties", {})
+    found = [part for pattern, part in patterns.items() if re.search(pattern, name)]
+    if name in schema.get("properties", {}):
+        found.append(schema["properties"][name])
+    return reduce(merge, found) if found else schema.get("additionalProperties", True)
+
+
+def _further_names(schema: Object) -> Iterator[str]:
+    """Yield names of properties that may be there beyond those that must."""
+    yield from schema.get("properties", {})
+    for pattern in schema.get("patternProperties", {}):
+        yield from matching(pattern)
+    naming = schema.get("propertyNames", True)
+    for variant in range(MAX_VARIANTS):
+        yield from strings({} if isinstance(naming, bool) else naming, words="key", variant=variant)
+
+
+def _item_schemas(schema: Object) -> tuple[list[Schema], Schema]:
+    """Return the schemas of the first items and of the rest, older drafts' words included."""
+    items = schema.get("items", True)
+    if isinstance(items, list):
+        return cast("list[Schema]", items), schema.get("additionalItems", True)
+    return schema.get("prefixItems", []), items
