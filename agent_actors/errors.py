@@ -38,6 +38,10 @@ class PublishFailed(AgentActorsError):
     """JetStream did not confirm a message; it may or may not be stored."""
 
 
+class ResultTimeout(AgentActorsError):
+    """The task has not ended in the time that was given; it goes on, so wait or ask again."""
+
+
 class FencedOut(AgentActorsError):
     """Another attempt owns the task by now: publish nothing, ack nothing, nak nothing."""
 
