@@ -28,8 +28,8 @@ async def connection(nats_server: NatsServer) -> AsyncIterator[Connection]:
     await connection.close()
 
 
-async def stored(connection: Connection) -> int:
-    return (await connection.api(f"STREAM.INFO.{STREAM}"))["state"]["messages"]
+async def state(connection: Connection) -> dict:
+    return (await connection.api(f"STREAM.INFO.{STREAM}"))["state"]
 
 
 @pytest.mark.parametrize("data", [b"", b"x", BIG], ids=["empty", "small", "big"])
@@ -43,9 +43,9 @@ async def test_what_was_put_comes_back(connection, data):
 async def test_the_same_bytes_again_change_nothing(connection):
     artifacts = JetStreamArtifacts(connection)
     ref = await artifacts.put("a", BIG)
-    before = await stored(connection)
+    before = await state(connection)
     assert await artifacts.put("a", BIG) == ref
-    assert await stored(connection) == before
+    assert await state(connection) == before
 
 
 async def test_other_bytes_replace_the_old_ones_and_free_their_room(connection):
@@ -53,7 +53,7 @@ async def test_other_bytes_replace_the_old_ones_and_free_their_room(connection):
     old = await artifacts.put("a", BIG)
     new = await artifacts.put("a", b"new")
     assert await artifacts.get(new) == b"new"
-    assert await stored(connection) == 2
+    assert (await state(connection))["messages"] == 2
     with pytest.raises(ArtifactLost, match=f"agent_artifacts/a .*{old.sha256}.*replaced"):
         await artifacts.get(old)
 

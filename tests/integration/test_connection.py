@@ -8,10 +8,11 @@ import secrets
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from typing import NamedTuple
 
 import nkeys
 import pytest
@@ -159,6 +160,18 @@ async def test_what_would_end_the_connection_is_refused_before_it_is_sent(serve,
     assert (await connection.publish_stored("s.1", b"x" * limit)).seq == 2
 
 
+@pytest.mark.parametrize("answer", [b"", b"thanks", b'{"stream": 5}', b"{}"])
+async def test_an_answer_that_is_not_a_streams_is_no_confirmation(serve, open_connection, answer):
+    connection = await open_connection((await serve()).url)
+
+    async def somebody(message):
+        await message.respond(answer)
+
+    await connection.nc.subscribe("s", cb=somebody)
+    with pytest.raises(PublishFailed, match="no stream"):
+        await connection.publish_stored("s", b"")
+
+
 # JetStream's own interface.
 
 
@@ -218,6 +231,16 @@ async def test_a_user_who_may_not_get_replies_is_told_so_when_connecting(serve, 
         await open_connection(url)
 
 
+async def test_denied_subjects_that_begin_alike_are_logged_loudly_once(serve, open_connection):
+    url = with_user((await serve(USERS)).url, "bound:b")
+    connection = await open_connection(url, inbox_prefix="_INBOX_bound")
+    with capture_logs() as logs:
+        for subject in ("secret.a.1", "secret.a.2", "secret.b.1"):
+            await connection.nc.publish(subject)
+        await connection.nc.flush()
+    assert [entry["log_level"] for entry in logs] == ["warning", "debug", "warning"]
+
+
 # The first connection.
 
 
@@ -229,7 +252,7 @@ async def test_the_reason_why_there_is_no_connection_is_given_in_words(serve, op
             "nats://no-such-host.invalid": "host name cannot be resolved",
             with_user(server.url, "free:wrong"): "does not let us in .Authorization Violation",
             server.url.replace("nats:", "tls:"): "server offers no TLS",
-            other: "does not greet like a NATS server",
+            other.url: "does not greet like a NATS server",
         }.items():
             with pytest.raises(ServiceUnreachable, match=reason) as caught:
                 await open_connection(url)
@@ -237,11 +260,17 @@ async def test_the_reason_why_there_is_no_connection_is_given_in_words(serve, op
 
 
 async def test_a_silent_server_is_given_up_on(open_connection):
-    async with _raw_server(b"") as url:
-        started = time.monotonic()
-        with pytest.raises(ServiceUnreachable, match=f"{url}: no answer within 1 s"):
-            await open_connection(url)
-        assert time.monotonic() - started < 10
+    async with _raw_server(b"") as silent, asyncio.timeout(10):
+        with pytest.raises(ServiceUnreachable, match=f"{silent.url}: no answer within 1 s"):
+            await open_connection(silent.url)
+
+
+async def test_giving_up_while_connecting_leaves_nothing_open():
+    async with _raw_server(b"") as silent, asyncio.timeout(10):
+        config = NatsConfig(url=silent.url, connect_timeout_s=60)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(connect(config, name="test"), 0.3)
+        await silent.left.wait()
 
 
 async def test_a_dead_server_in_the_list_does_no_harm(serve, open_connection):
@@ -472,26 +501,28 @@ def _after(connection: Connection, callback: str, event: asyncio.Event) -> None:
     setattr(connection.nc, callback, called)
 
 
-class _raw_server:  # noqa: N801 - reads like the function it is
-    """A server on loopback that is not NATS: says its piece, then nothing more."""
+class _Raw(NamedTuple):
+    """Where it is, and whether a client has left."""
 
-    def __init__(self, greeting: bytes) -> None:
-        self._greeting = greeting
-        self._over = asyncio.Event()
+    url: str
+    left: asyncio.Event
 
-    async def __aenter__(self) -> str:
-        async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            writer.write(self._greeting)
-            await self._over.wait()
-            writer.close()
 
-        self._server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        return f"nats://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+@asynccontextmanager
+async def _raw_server(greeting: bytes) -> AsyncIterator[_Raw]:
+    """A server that is not NATS: it says its piece, then nothing."""
+    left = asyncio.Event()
 
-    async def __aexit__(self, *_: object) -> None:
-        self._over.set()
-        self._server.close()
-        await self._server.wait_closed()
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(greeting)
+        with suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+        left.set()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield _Raw(f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}", left)
 
 
 def _new_key(prefix: int) -> tuple[str, str]:

@@ -56,6 +56,9 @@ WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
 # nats-py hands on the server's words in lower case.
 DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"')
 
+# One warning for all denied subjects that begin alike: task keys differ without end.
+FAMILY_TOKENS = 2
+
 log = structlog.get_logger(__name__)
 
 
@@ -134,6 +137,7 @@ class Connection:
         self._waiting: dict[str, tuple[str, asyncio.Future[Msg | AgentActorsError]]] = {}
         self._replies = ""
         self._replies_denied = ""
+        self._denied_families: set[tuple[str, ...]] = set()
         self._told = ""
         self.nc = SecureClient(secure=wants_tls(config))
         self.js = JetStreamContext(self.nc, timeout=self._timeout_s)
@@ -141,27 +145,17 @@ class Connection:
     async def open(self) -> None:
         """Connect and subscribe to replies. Raises ServiceUnreachable, PermissionDenied."""
         try:
-            await self.nc.connect(
-                **self._options,
-                error_cb=self._on_error,
-                disconnected_cb=self._on_disconnected,
-                reconnected_cb=self._on_reconnected,
-                closed_cb=self._on_nats_closed,
-            )
-            inbox = self.nc.new_inbox()
-            self._replies = f"{inbox}."
-            await self.nc.subscribe(f"{inbox}.*", cb=self._on_reply)  # pyright: ignore[reportUnknownMemberType]
-            # The answer to this ping comes after a denial of the subscription, if there is one.
-            await self.nc.flush(timeout=round(self._connect_timeout_s) or 1)
+            await self._connect()
+            if self._replies_denied:
+                raise PermissionDenied(self._replies_denied)
+            self.nc.options["max_reconnect_attempts"] = -1
+            self._opened = True
         except (Error, OSError) as error:
-            await self.close()
             reason = explain(self._last_error or error, self._connect_timeout_s)
             raise ServiceUnreachable(f"cannot connect to NATS at {self._url}: {reason}") from error
-        if denied := self._replies_denied:
-            await self.close()
-            raise PermissionDenied(denied)
-        self.nc.options["max_reconnect_attempts"] = -1
-        self._opened = True
+        finally:
+            if not self._opened:
+                await self.close()
         self._log.info("nats.connected")
 
     async def close(self) -> None:
@@ -189,9 +183,11 @@ class Connection:
         NoResponders when it certainly is not; StreamMissing; PermissionDenied.
         """
         limit_s = timeout_s or self._timeout_s
-        reply = _pub_reply.decode(await self._to_stream(subject, payload, headers, limit_s))
+        reply = _decoded(await self._to_stream(subject, payload, headers, limit_s))
         if reply.error is not None:
             raise _error_for(reply.error, subject)
+        if not reply.stream:
+            raise PublishFailed(f"{subject}: answered by somebody who is no stream")
         return PubAck(stream=reply.stream, seq=reply.seq, duplicate=reply.duplicate)
 
     async def api(
@@ -224,6 +220,20 @@ class Connection:
         """Return somebody's answer. Raises PublishFailed (none), NoResponders, PermissionDenied."""
         return await self._exchange(subject, payload, headers, timeout_s or self._timeout_s)
 
+    async def _connect(self) -> None:
+        await self.nc.connect(
+            **self._options,
+            error_cb=self._on_error,
+            disconnected_cb=self._on_disconnected,
+            reconnected_cb=self._on_reconnected,
+            closed_cb=self._on_nats_closed,
+        )
+        inbox = self.nc.new_inbox()
+        self._replies = f"{inbox}."
+        await self.nc.subscribe(f"{inbox}.*", cb=self._on_reply)  # pyright: ignore[reportUnknownMemberType]
+        # The answer to this ping comes after a denial of the subscription, if there is one.
+        await self.nc.flush(timeout=round(self._connect_timeout_s) or 1)
+
     async def _to_stream(
         self, subject: str, payload: bytes, headers: dict[str, str] | None, timeout_s: float
     ) -> bytes:
@@ -249,7 +259,7 @@ class Connection:
         token = str(next(self._tokens))
         future: asyncio.Future[Msg | AgentActorsError] = loop.create_future()
         self._waiting[token] = subject, future
-        timer = loop.call_later(timeout_s, _settle, future, _no_answer(subject, timeout_s))
+        timer = loop.call_later(timeout_s, _expire, future, subject, timeout_s)
         try:
             await self._send(subject, payload, self._replies + token, headers)
             answer = await future
@@ -321,12 +331,17 @@ class Connection:
         for asked, future in tuple(self._waiting.values()):
             if verb == "publish" and asked.lower() == subject:
                 _settle(future, PermissionDenied(f'Permissions Violation for Publish to "{asked}"'))
-        self._log.warning("nats.denied", verb=verb, subject=subject)
+        family = verb, *subject.split(".")[:FAMILY_TOKENS]
+        known = family in self._denied_families
+        self._denied_families.add(family)
+        level = logging.DEBUG if known else logging.WARNING
+        self._log.log(level, "nats.denied", verb=verb, subject=subject)
 
     async def _on_disconnected(self) -> None:
         # The answers to what was sent are lost: nobody listened when they came.
         self._fail_all(PublishFailed("the connection to NATS was lost before the answer came"))
         self._replies_denied = ""
+        self._denied_families.clear()
         if not self._closing:
             self._log.warning("nats.disconnected")
 
@@ -362,8 +377,17 @@ def _settle(
         future.set_result(outcome)
 
 
-def _no_answer(subject: str, timeout_s: float) -> PublishFailed:
-    return PublishFailed(f"no answer on {subject} within {timeout_s:g} s")
+def _expire(
+    future: "asyncio.Future[Msg | AgentActorsError]", subject: str, timeout_s: float
+) -> None:
+    _settle(future, PublishFailed(f"no answer on {subject} within {timeout_s:g} s"))
+
+
+def _decoded(reply: bytes) -> PubReply:
+    try:
+        return _pub_reply.decode(reply)
+    except msgspec.DecodeError:
+        return PubReply()
 
 
 def _cancel_requests() -> int:
