@@ -40,9 +40,9 @@ NatsUrls = Annotated[
 VllmUrl = Annotated[
     str,
     Meta(
-        pattern=rf"^https?://([^\s/@]+@)?{_HOST}(:{_PORT})?(/[^\s@?#]*)?(?<!/v1)(?<!/v1/)\Z",
+        pattern=rf"^https?://([^\s/@]+@)?{_HOST}(:{_PORT})?(/[^\s@?#]*)?\Z",
         examples=["http://127.0.0.1:8000"],
-        extra={"expected": "an http:// or https:// address without /v1 at its end"},
+        extra={"expected": "an http:// or https:// address"},
     ),
 ]
 RayAddress = Annotated[

@@ -28,13 +28,18 @@ async def until_answered(ask: Callable[[], Awaitable[T]]) -> T:
             pause_s = await pause(pause_s)
 
 
-async def until_built(build: Callable[[], Awaitable[T]], what: str) -> T:
+async def until_built(
+    build: Callable[[], Awaitable[T]],
+    what: str,
+    on_trouble: Callable[[AgentActorsError], None] = lambda _: None,
+) -> T:
     """Repeat until it stands: what is missing at the start may come."""
     while True:
         try:
             return await build()
         except AgentActorsError as error:
             log.warning("service.not_ready", part=what, error=str(error))
+            on_trouble(error)
             await pause(BUILD_PAUSE_S)
 
 

@@ -295,6 +295,9 @@ class Backlog(Struct, frozen=True, kw_only=True):
     unacked: int
 
 
+CONSUMER_MISSING = "consumer missing: run provision"
+
+
 class TaskSource(Protocol):
     """A pool's durable consumer; what is asked for comes to the callback it was opened with."""
 

@@ -28,11 +28,12 @@ from agent_actors.contract import (
     utc_now,
 )
 from agent_actors.dispatch import ActorView, Dispatcher
-from agent_actors.errors import ActorLost, PublishFailed
+from agent_actors.errors import ActorLost, AgentActorsError, PublishFailed, StreamMissing
 from agent_actors.leases import Leases
 from agent_actors.ledger import Claim, status_of
 from agent_actors.patience import FIRST_PAUSE_S, pause, until_built
 from agent_actors.ports import (
+    CONSUMER_MISSING,
     Acknowledger,
     ActorHandle,
     ActorRuntime,
@@ -160,6 +161,7 @@ class PoolSupervisor:
         self._wake = asyncio.Event()
         self._greeted = asyncio.Condition()
         self._source: TaskSource | None = None
+        self._trouble = ""
         self._work: asyncio.Task[Any] | None = None
         self._sends: set[asyncio.Task[None]] = set()
 
@@ -172,7 +174,7 @@ class PoolSupervisor:
             for agent_id in self._dispatcher.actors:
                 group.create_task(self._listen(agent_id, group))
             opening = partial(self._parts.open_source, self._name, self._receive)
-            self._source = await until_built(opening, f"pool {self._name}")
+            self._source = await until_built(opening, f"pool {self._name}", self._note_trouble)
             await self._announce_progress()
             await self._pump(self._source, group)
 
@@ -200,7 +202,7 @@ class PoolSupervisor:
     async def status(self) -> PoolStatus:
         """Return the pool as it stands, with what waits in NATS if NATS answers."""
         pending, unacked = -1, -1
-        state, reason = "starting", ""
+        state, reason = "starting", self._trouble
         if self._source:
             reason = self._source.trouble
             state = "stalled" if reason else "running"
@@ -222,6 +224,10 @@ class PoolSupervisor:
             unacked=unacked,
             settled=self._dispatcher.settled,
         )
+
+    def _note_trouble(self, error: AgentActorsError) -> None:
+        missing = isinstance(error, StreamMissing)
+        self._trouble = CONSUMER_MISSING if missing else str(error)
 
     def _receive(self, delivery: Delivery) -> None:
         self._inbox.append(delivery)

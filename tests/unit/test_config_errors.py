@@ -17,7 +17,7 @@ SUBJECT = "`agent.tasks.` and a role, `*` or `>`, such as agent.tasks.dev"
 NATS_URL = (
     "a nats:// or tls:// address, or several with commas between, such as nats://127.0.0.1:4222"
 )
-VLLM_URL = "an http:// or https:// address without /v1 at its end, such as "
+VLLM_URL = "an http:// or https:// address, such as "
 POOL_NAME = "1 to 32 of the characters A-Z, a-z, 0-9, _ and -"
 
 
@@ -292,13 +292,6 @@ FILES = {
     "a bad address with a password": (
         f"nats:\n  url: nets://bob:{HIDDEN}/{HIDDEN}@one\n",
         f'agents.yaml:2: nats.url is "nets://***@one"; it should be {NATS_URL}',
-    ),
-    "a model server's address with /v1": (
-        "vllm:\n  urls: [http://gpu:8000/v1]\n",
-        (
-            'agents.yaml:2: vllm.urls[0] is "http://gpu:8000/v1"; '
-            f"it should be {VLLM_URL}http://127.0.0.1:8000"
-        ),
     ),
     "a Ray address without a port": (
         "ray:\n  address: head\n",

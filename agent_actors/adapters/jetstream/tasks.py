@@ -19,7 +19,7 @@ from agent_actors.adapters.jetstream.connection import ApiError, Connection
 from agent_actors.contract import TASK_STREAM
 from agent_actors.errors import PublishFailed, StreamMissing
 from agent_actors.ledger import Source
-from agent_actors.ports import Backlog, Delivery
+from agent_actors.ports import CONSUMER_MISSING, Backlog, Delivery
 
 EXPIRES_S = 30
 IDLE_HEARTBEAT_S = 1.0
@@ -122,7 +122,7 @@ class PullConsumer:
                 await self._bind()
             except (StreamMissing, PublishFailed) as error:
                 missing = isinstance(error, StreamMissing)
-                self.trouble = "consumer missing: run provision" if missing else str(error)
+                self.trouble = CONSUMER_MISSING if missing else str(error)
                 log.warning("consumer.lost", consumer=self._name, error=str(error))
                 await asyncio.sleep(IDLE_HEARTBEAT_S)
             else:
