@@ -19,6 +19,8 @@ from agent_actors.ledger import (
     Claim,
     Conflict,
     DeadLetterReason,
+    Nak,
+    Release,
     Run,
     Stale,
     State,
@@ -83,29 +85,21 @@ class Leases:
         await self._swap(lease.key, record, lease.revision)
         return record
 
-    async def release_lost(self, claim: Claim) -> bool:
-        """Give back what a dead actor, `claim.agent_id`, held; tell whether to nak it.
-
-        A task that already ended is to be nak'd too: whoever gets it next announces it.
-        """
+    async def give_back(self, claim: Claim) -> bool:
+        """Release what a dead actor, `claim.agent_id`, held; tell whether it is to be nak'd."""
         key = task_key(claim.task_id)
         stored = await until_answered(lambda: self._store.read(key))
-        found = stored.record
-        if found is None:
-            record = ledger.never_begun(claim)
-        elif found.source != claim.source:
-            return False
-        elif found.state != "running":
-            return True
-        elif found.agent_id == claim.agent_id:
-            record = ledger.release(found, self._clock())
-        else:
-            return False
-        try:
-            await self._swap(key, record, stored.revision)
-        except FencedOut:
-            return False
-        return True
+        match ledger.give_back(stored.record, claim):
+            case Nak():
+                return True
+            case Stale():
+                return False
+            case Release(record):
+                try:
+                    await self._swap(key, record, stored.revision)
+                except FencedOut:
+                    return False
+                return True
 
     async def _expected(self, key: str, claim: Claim) -> Stored:
         """Guess that a first delivery has no record: the write finds out if it has."""

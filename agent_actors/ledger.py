@@ -118,6 +118,16 @@ class AskQueue(Struct, frozen=True):
     stream_seq: int
 
 
+class Release(Struct, frozen=True):
+    """Write this record; when the write wins, nak the delivery."""
+
+    record: TaskRecord
+
+
+class Nak(Struct, frozen=True):
+    """Have the delivery handed out again: whoever gets it reads in the ledger what is left."""
+
+
 Verdict = Run | Announce | AckCopy | Stale | Conflict | AskQueue
 
 
@@ -158,6 +168,26 @@ def release(
         postponed=record.postponed + postponed,
         updated=now,
     )
+
+
+def give_back(found: TaskRecord | None, claim: Claim) -> Release | Nak | Stale:
+    """Decide what becomes of a delivery whose actor, `claim.agent_id`, died with it.
+
+    A record of another message says nothing about this one: nobody runs this one.
+    """
+    if found is None:
+        return Release(never_begun(claim))
+    if found.source.stream_seq != claim.source.stream_seq:
+        return Nak()
+    if found.source.is_later_than(claim.source):
+        return Stale()
+    if found.is_terminal:
+        return Nak()
+    if claim.source.is_later_than(found.source):
+        return Release(replace(release(found, claim.now), source=claim.source))
+    if found.state == "waiting":
+        return Nak()
+    return Release(release(found, claim.now)) if found.agent_id == claim.agent_id else Stale()
 
 
 def never_begun(claim: Claim) -> TaskRecord:

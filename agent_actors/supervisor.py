@@ -308,7 +308,7 @@ class PoolSupervisor:
             lease="",
             now=utc_now(),
         )
-        if not reading.task_id or await self._parts.leases.release_lost(claim):
+        if not reading.task_id or await self._parts.leases.give_back(claim):
             await self._parts.acks.nak(delivery)
             self._log.info("task.given_back", agent_id=agent_id, task_id=reading.task_id)
 

@@ -1,5 +1,9 @@
 """What goes out: results and dead letters to their streams, live progress to whoever listens."""
 
+from contextlib import suppress
+
+from nats.errors import Error
+
 from agent_actors.adapters.jetstream.connection import Connection, connect
 from agent_actors.config import NatsConfig
 from agent_actors.contract import TaskEvent, encode, event_subject
@@ -52,4 +56,5 @@ class NATSEvents:
 
     async def emit(self, event: TaskEvent) -> None:
         """Send the event without waiting."""
-        await self._nc.publish(event_subject(event.task_id, event.kind), encode(event))
+        with suppress(Error):
+            await self._nc.publish(event_subject(event.task_id, event.kind), encode(event))

@@ -14,6 +14,7 @@ import msgspec
 import structlog
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.errors import Error
 
 from agent_actors.adapters.jetstream.connection import ApiError, Connection
 from agent_actors.contract import TASK_STREAM
@@ -139,7 +140,11 @@ class PullConsumer:
             "idle_heartbeat": int(IDLE_HEARTBEAT_S * NANOSECONDS),
         }
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{TASK_STREAM}.{self._name}"
-        await self._connection.nc.publish(subject, msgspec.json.encode(request), self._inbox)
+        try:
+            await self._connection.nc.publish(subject, msgspec.json.encode(request), self._inbox)
+        except Error as error:
+            log.warning("consumer.not_asked", consumer=self._name, error=str(error))
+            self._broken.set()
 
     async def _on_message(self, message: Msg) -> None:
         self._heard = asyncio.get_running_loop().time()
@@ -165,29 +170,38 @@ class PullConsumer:
 
 
 class JetStreamAcks:
-    """The four answers to a delivery; whoever has a connection may give them."""
+    """The four answers to a delivery; whoever has a connection may give them.
+
+    They are sent, not confirmed. One that is lost is mended by the next delivery, which
+    `ack_wait` brings.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._publish = connection.nc.publish
 
     async def ack(self, delivery: Delivery) -> None:
         """Take the message off the queue."""
-        await self._publish(delivery.reply, b"+ACK")
+        await self._send(delivery, b"+ACK")
 
     async def nak(self, delivery: Delivery, delay_s: float = 0.0) -> None:
         """Have the message handed out again, after `delay_s` seconds."""
         delay = f' {{"delay": {int(delay_s * NANOSECONDS)}}}' if delay_s > 0 else ""
-        await self._publish(delivery.reply, b"-NAK" + delay.encode())
+        await self._send(delivery, b"-NAK" + delay.encode())
 
     async def term(self, delivery: Delivery) -> None:
         """Take the message off the queue as one that never was a task."""
-        await self._publish(delivery.reply, b"+TERM")
+        await self._send(delivery, b"+TERM")
 
     async def in_progress(self, deliveries: Sequence[Delivery]) -> None:
         """Start `ack_wait` anew for these."""
         for delivery in deliveries:
-            await self._publish(delivery.reply, b"+WPI")
+            await self._send(delivery, b"+WPI")
+
+    async def _send(self, delivery: Delivery, answer: bytes) -> None:
+        try:
+            await self._connection.nc.publish(delivery.reply, answer)
+        except Error as error:
+            log.warning("ack.lost", answer=answer.decode(), error=str(error))
 
 
 class JetStreamTaskQueue:
