@@ -1,0 +1,227 @@
+"""Pulling tasks from a real JetStream: demand, rebinding, acks."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from support.nats import NatsServer
+from support.until import until
+
+from agent_actors.adapters.jetstream import tasks
+from agent_actors.adapters.jetstream.connection import Connection, connect
+from agent_actors.adapters.jetstream.streams import provision
+from agent_actors.adapters.jetstream.tasks import JetStreamAcks, JetStreamTaskQueue, PullConsumer
+from agent_actors.config import Config, NatsConfig, PoolConfig, StreamsConfig
+from agent_actors.contract import TASK_STREAM
+from agent_actors.errors import StreamMissing
+from agent_actors.ports import Delivery
+
+pytestmark = pytest.mark.nats
+
+
+class Received:
+    """What came, and a way to wait for it."""
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[Delivery] = asyncio.Queue()
+
+    def __call__(self, delivery: Delivery) -> None:
+        self.queue.put_nowait(delivery)
+
+    async def next(self) -> Delivery:
+        return await asyncio.wait_for(self.queue.get(), 20)
+
+    async def nothing_more(self, link: Connection) -> bool:
+        """Tell that nothing is on its way any more, by a round trip after it."""
+        await link.nc.flush()
+        return self.queue.empty()
+
+
+@pytest.fixture
+def config(nats_server: NatsServer) -> Config:
+    return Config(
+        nats=NatsConfig(url=nats_server.url),
+        streams=StreamsConfig(replicas=nats_server.replicas),
+        pools={"default": PoolConfig(ack_wait_s=2)},
+    )
+
+
+@pytest.fixture
+async def link(config: Config) -> AsyncIterator[Connection]:
+    link = await connect(config.nats, name="test")
+    await provision(link, config)
+    yield link
+    await link.close()
+
+
+@pytest.fixture
+def received() -> Received:
+    return Received()
+
+
+@pytest.fixture
+async def consumer(link: Connection, received: Received) -> AsyncIterator[PullConsumer]:
+    consumer = await PullConsumer.open(link, "default", received)
+    yield consumer
+    await consumer.close()
+
+
+async def publish(link: Connection, *bodies: str) -> None:
+    for body in bodies:
+        await link.publish_stored("agent.tasks.dev", body.encode(), {"x-team": "blue"})
+
+
+async def test_no_more_comes_than_was_asked_for(
+    link: Connection, consumer: PullConsumer, received: Received
+):
+    await publish(link, "one", "two", "three")
+    await consumer.pull(2)
+    assert [(await received.next()).payload for _ in range(2)] == [b"one", b"two"]
+    assert consumer.outstanding == 0
+    assert await received.nothing_more(link)
+
+
+async def test_what_is_asked_for_comes_at_once_and_alone(
+    link: Connection, consumer: PullConsumer, received: Received
+):
+    await consumer.pull(10)
+    await publish(link, "one")
+    first = await received.next()
+    assert (first.payload, first.headers["x-team"]) == (b"one", "blue")
+    assert first.source.num_delivered == 1
+    assert first.source.consumer_created > 0
+    assert consumer.outstanding == 9
+
+
+async def test_a_request_that_expires_is_made_again(
+    link: Connection,
+    consumer: PullConsumer,
+    received: Received,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(tasks, "EXPIRES_S", 2)
+    asked = asyncio.Event()
+    ask = consumer._ask
+
+    async def noticed(count: int) -> None:
+        await ask(count)
+        asked.set()
+
+    await consumer.pull(3)
+    monkeypatch.setattr(consumer, "_ask", noticed)
+    await asyncio.wait_for(asked.wait(), 10)
+    assert consumer.outstanding == 3
+    await publish(link, "one", "two", "three")
+    assert {(await received.next()).payload for _ in range(3)} == {b"one", b"two", b"three"}
+
+
+async def test_a_consumer_that_was_made_anew_is_bound_again(
+    link: Connection, config: Config, consumer: PullConsumer, received: Received
+):
+    await publish(link, "one")
+    await consumer.pull(2)
+    first = await received.next()
+    await link.js.delete_consumer(TASK_STREAM, "default")
+    await until(lambda: consumer.trouble == "consumer missing: run provision")
+    await provision(link, config)
+    again = await received.next()
+    assert again.payload == b"one"
+    assert consumer.trouble == ""
+    assert again.source.num_delivered == 1
+    assert again.source.is_later_than(first.source)
+
+
+async def test_pulling_goes_on_after_the_server_came_back(
+    link: Connection, consumer: PullConsumer, received: Received, nats_server: NatsServer
+):
+    await consumer.pull(2)
+    await nats_server.restart()
+    await until(lambda: link.nc.is_connected)
+    await publish(link, "one")
+    assert (await received.next()).payload == b"one"
+
+
+async def test_a_missing_consumer_is_said_so(link: Connection, received: Received):
+    with pytest.raises(StreamMissing, match="provision"):
+        await PullConsumer.open(link, "nobody", received)
+
+
+async def test_the_backlog_counts_what_waits_and_what_is_not_acked(
+    link: Connection, consumer: PullConsumer, received: Received
+):
+    await publish(link, "one", "two", "three")
+    await consumer.pull(1)
+    await received.next()
+    backlog = await consumer.backlog()
+    assert (backlog.pending, backlog.unacked) == (2, 1)
+
+
+async def test_closing_leaves_nothing_that_was_delivered_to_nobody(
+    link: Connection, received: Received
+):
+    await publish(link, "one", "two")
+    consumer = await PullConsumer.open(link, "default", received)
+    await consumer.pull(5)
+    await consumer.close()
+    await publish(link, "three")
+    backlog = await consumer.backlog()
+    assert backlog.unacked == received.queue.qsize()
+    assert backlog.pending + backlog.unacked == 3
+
+
+@pytest.mark.parametrize("verb", ["ack", "term"])
+async def test_an_acked_message_leaves_the_queue(
+    verb: str, link: Connection, consumer: PullConsumer, received: Received
+):
+    await publish(link, "one")
+    await consumer.pull(1)
+    delivery = await received.next()
+    assert await JetStreamTaskQueue(link).holds(delivery.source.stream_seq)
+    answer: Callable = getattr(JetStreamAcks(link), verb)
+    await answer(delivery)
+    queue = JetStreamTaskQueue(link)
+
+    async def gone() -> bool:
+        return not await queue.holds(delivery.source.stream_seq)
+
+    await until(gone)
+
+
+async def test_a_nakd_message_comes_again_at_once_or_after_its_delay(
+    link: Connection, consumer: PullConsumer, received: Received
+):
+    await publish(link, "one")
+    await consumer.pull(1)
+    acks = JetStreamAcks(link)
+    await acks.nak(await received.next())
+    await consumer.pull(1)
+    second = await received.next()
+    assert second.source.num_delivered == 2
+    loop = asyncio.get_running_loop()
+    before = loop.time()
+    await acks.nak(second, 0.5)
+    await consumer.pull(1)
+    assert (await received.next()).source.num_delivered == 3
+    assert loop.time() - before >= 0.5
+
+
+async def test_a_sign_of_life_keeps_a_message_from_coming_again(
+    link: Connection, consumer: PullConsumer, received: Received
+):
+    """Two messages, `ack_wait` 2 s: only the one that nobody speaks for comes again."""
+    await publish(link, "kept", "left")
+    await consumer.pull(2)
+    kept, left = await received.next(), await received.next()
+    acks = JetStreamAcks(link)
+
+    async def beat() -> None:
+        while True:
+            await acks.in_progress([kept])
+            await asyncio.sleep(0.5)
+
+    beating = asyncio.create_task(beat())
+    await consumer.pull(2)
+    again = await received.next()
+    beating.cancel()
+    assert again.payload == left.payload
+    assert await received.nothing_more(link)
