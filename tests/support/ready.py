@@ -1,12 +1,14 @@
 """Waiting for a NATS server to be of use: listening is not enough in a cluster."""
 
 import asyncio
+import random
 import socket
 import urllib.error
 import urllib.request
 
 TIMEOUT_S = 30.0
 POLL_S = 0.02
+OWN_PORTS = 20_000, 32_000
 
 
 async def until_healthy(monitoring_url: str) -> None:
@@ -37,7 +39,16 @@ def _health(monitoring_url: str) -> str:
 
 
 def free_port() -> int:
-    """Return a port that was free a moment ago, for what must be told its port beforehand."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Return a free port for what must be told its port beforehand.
+
+    It lies below the range that the system takes ports from by itself (32768 and above, by
+    Linux's default), so that nobody's connection gets it in the meantime.
+    """
+    while True:
+        port = random.SystemRandom().randrange(*OWN_PORTS)  # not seeded by pytest-randomly
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
