@@ -66,20 +66,21 @@ class Engine:
 
     async def compute(self, duration_ms: float) -> None:
         """Let the time of some computation pass, as spread and load have it."""
-        if duration_ms > 0:
-            spread = self._random.uniform(1 - self.latency.spread, 1 + self.latency.spread)
-            await self.pause(duration_ms * spread * self._load_factor())
+        await self.pause(self.stretched(duration_ms))
+
+    def stretched(self, duration_ms: float) -> float:
+        """Return how long a computation takes this time, with so many requests running."""
+        spread = self._random.uniform(1 - self.latency.spread, 1 + self.latency.spread)
+        others = max(0, self.running - 1) / max(1, self._limits.max_num_seqs - 1)
+        return duration_ms * spread * (1 + (self.latency.slowdown - 1) * others)
 
     async def pause(self, duration_ms: float) -> None:
         """Let that time pass, or what is left of it until `stop`."""
+        if duration_ms <= 0:
+            return
         with suppress(TimeoutError):
             async with asyncio.timeout(duration_ms / 1000):
                 await self._stopping.wait()
-
-    def _load_factor(self) -> float:
-        others = max(0, self.running - 1)
-        at_most = max(1, self._limits.max_num_seqs - 1)
-        return 1 + (self.latency.slowdown - 1) * min(1.0, others / at_most)
 
 
 class Sequence:

@@ -82,9 +82,11 @@ async def serve_until_signalled(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.engine.stop)
+    log.info("model_server.starting", model=SIMULATED_MODEL, simulated=True)
     async with _listening(service, settings, host, port) as url:
-        log.info("model_server.ready", url=url, model=SIMULATED_MODEL, simulated=True)
-        ready(url)
+        if not service.engine.stopping:
+            log.info("model_server.ready", url=url, model=SIMULATED_MODEL, simulated=True)
+            ready(url)
         await service.engine.stopped()
         log.info("model_server.stopping", running=service.engine.running)
     log.info("model_server.stopped", requests=service.requests.total)

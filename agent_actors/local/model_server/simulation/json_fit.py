@@ -22,10 +22,12 @@ from agent_actors.local.model_server.wire import encode
 from agent_actors.strategies.json_schema import BrokenSchema, compiled
 
 # Below this depth only what must be there is there, so that a schema that contains itself ends.
-ROOMY_DEPTH = 4
+ROOMY_DEPTH = 3
 MAX_DEPTH = 40
-MAX_CANDIDATES = 20_000
+# Schemas that contradict themselves could be searched for ever.
+MAX_STEPS = 4_000
 MAX_VARIANTS = 64
+MAX_ITEMS = 1_000
 
 KINDS = ("string", "object", "array", "integer", "number", "boolean", "null")
 # What a schema without `type` speaks of.
@@ -53,7 +55,7 @@ def fit(schema: Object, *, about: str, hints: Hints | None = None, sparse: bool 
         raise grammar_error(_worded(str(error))) from None
     except re.error as error:
         raise grammar_error(f"Regex parsing error: {error}") from None
-    except (_NoFitError, Unresolvable, RecursionError):
+    except (_NoFitError, _GaveUpError, Unresolvable, RecursionError):
         raise grammar_error("the simulated model knows no JSON that fits this schema") from None
 
 
@@ -65,11 +67,15 @@ def grammar_error(problem: str) -> Refusal:
 def _worded(problem: str) -> str:
     """Say as vLLM does that a type is wrong, which is what is wrong with most wrong schemas."""
     wrong_type = re.match(r"(?:.*\.)?type: '(\w+)' is not valid", problem)
-    return f"Invalid type: {wrong_type[1]}" if wrong_type else problem
+    return f"Invalid type: {wrong_type[1]}" if wrong_type else problem.lstrip(".: ")
 
 
 class _NoFitError(Exception):
     """Nothing was found that fits."""
+
+
+class _GaveUpError(Exception):
+    """It took too many steps."""
 
 
 class _Fitter:
@@ -84,20 +90,24 @@ class _Fitter:
         self._about = about
         self._hints = hints
         self._sparse = sparse
-        self._tried = 0
+        self._steps = 0
 
     def value(self, schema: Schema, name: str = "", variant: int = 0, depth: int = 0) -> object:
         """Return the first candidate that fits; another `variant`, another value if there is one.
 
         `name` is the property's. Raises `_NoFitError`.
         """
+        self._count_step()
         for candidate in self._candidates(schema, name, variant, depth):
-            self._tried += 1
-            if self._tried > MAX_CANDIDATES:
-                break
+            self._count_step()
             if self._part(schema).is_valid(candidate):
                 return candidate
         raise _NoFitError
+
+    def _count_step(self) -> None:
+        self._steps += 1
+        if self._steps > MAX_STEPS:
+            raise _GaveUpError
 
     def _part(self, schema: Schema) -> Validator:
         # The stub leaves the arguments of `evolve` untyped.
@@ -200,10 +210,12 @@ class _Fitter:
         first, items = _item_schemas(schema)
         wanted = schema.get("minContains", 1) if "contains" in schema else 0
         least = max(schema.get("minItems", 0), wanted)
+        if least > MAX_ITEMS:
+            return
         shown = max(least, len(first) + wanted, 0 if isinstance(items, bool) else 1)
         for count in dict.fromkeys((min(shown, schema.get("maxItems", shown)), least)):
             schemas = [*first, *[items] * int(count)][: int(count)]
-            for index in range(len(schemas) - int(wanted), len(schemas)):
+            for index in range(max(0, len(schemas) - int(wanted)), len(schemas)):
                 schemas[index] = merge(schemas[index], schema["contains"])
             try:
                 yield self._array(schemas, name, depth + 1, unique=schema.get("uniqueItems", False))

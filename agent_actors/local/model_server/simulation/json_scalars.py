@@ -7,6 +7,7 @@ from typing import Any
 from agent_actors.local.model_server.simulation.pattern import matching
 
 MULTIPLES_TRIED = 64
+MAX_CHARS = 100_000
 
 # `number` is the variant, counted from 1.
 FORMATS = {
@@ -34,6 +35,8 @@ def strings(schema: dict[str, Any], *, words: str, variant: int) -> Iterator[str
     if (form := FORMATS.get(schema.get("format", ""))) is not None:
         yield form.format(number=variant + 1)
     shortest, longest = math.ceil(schema.get("minLength", 0)), schema.get("maxLength")
+    if shortest > MAX_CHARS:
+        return
     if "pattern" in schema:
         for text in matching(schema["pattern"], variant=variant):
             yield text

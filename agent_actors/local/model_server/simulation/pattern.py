@@ -7,6 +7,13 @@ from collections.abc import Iterator
 from rstr import Rstr
 
 ATTEMPTS = 40
+# How often something is repeated at most where the pattern sets no end.
+REPEATED = 8
+
+# An escaped character or a class, which stay as they are, or a repetition without end.
+_ENDLESS = re.compile(
+    r"(?P<kept>\\.|\[\^?\]?(?:\\.|[^\]\\])*\])|(?P<sign>[*+])|\{(?P<least>\d+),\}"
+)
 
 
 def matching(pattern: str, *, variant: int = 0) -> Iterator[str]:
@@ -15,15 +22,24 @@ def matching(pattern: str, *, variant: int = 0) -> Iterator[str]:
     Always the same ones, and other ones for another variant; none for a pattern too special.
     """
     expression = re.compile(pattern)
+    bounded = _ENDLESS.sub(_with_an_end, pattern)
     dice = Rstr(random.Random(variant))  # noqa: S311 - reproducible texts, no secret
-    texts = {text for _ in range(ATTEMPTS) if (text := _sample(dice, pattern)) is not None}
+    texts = {text for _ in range(ATTEMPTS) if (text := _sample(dice, bounded)) is not None}
     yield from sorted((text for text in texts if expression.search(text)), key=_simplest_first)
+
+
+def _with_an_end(found: re.Match[str]) -> str:
+    if found["kept"]:
+        return found["kept"]
+    least = int(found["least"] or found["sign"] == "+")
+    return f"{{{least},{least + REPEATED}}}"
 
 
 def _sample(dice: Rstr, pattern: str) -> str | None:
     try:
         return dice.xeger(pattern)
-    except (KeyError, IndexError, TypeError):  # how rstr meets a construct that it does not know
+    except (KeyError, IndexError, TypeError, re.error):
+        # How rstr meets a construct that it does not know, and how Python meets a bounded one.
         return None
 
 
