@@ -1,0 +1,446 @@
+"""The ledger's rules under every schedule: an exhaustive search that drives `ledger` itself.
+
+A world has some copies of one task in the queue and one record. In every state that can be
+reached, breadth first, everything that may happen next does: any message still queued is
+delivered again, any attempt takes its next step, any write is done but its answer lost, a
+supervisor takes an attempt for dead and releases it, the duplicate window runs out, the
+consumer is made anew, a message is purged.
+
+A crash is an attempt that takes no further step. So it needs no step of its own; instead, in
+each state, one more delivery is followed to its end while all others stand still for ever.
+"""
+
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+
+from agent_actors import ledger
+from agent_actors.ledger import (
+    AckCopy,
+    Announce,
+    AskQueue,
+    Claim,
+    DeadLetterReason,
+    Run,
+    Source,
+    Stale,
+    TaskRecord,
+    Verdict,
+)
+
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
+WHY = DeadLetterReason(reason="StrategyCrashed", error="KeyError")
+
+Stored = bytes | None
+Begin = Callable[..., Verdict]
+
+
+class Rules(NamedTuple):
+    """What may happen in a world, and what is taken out of it to see whether that is missed."""
+
+    copies: int
+    deliveries: int
+    window_expires: bool = False
+    consumer_made_anew: bool = False
+    one_is_purged: bool = False
+    answers_to_lose: float = math.inf
+    compare_and_set: bool = True
+    begin: Begin = ledger.begin
+
+
+class Handout(NamedTuple):
+    """One handing-out of a message: which message, by which consumer, for the how-manyth time."""
+
+    message: int
+    consumer: int
+    count: int
+
+
+# What an attempt does next: a name, and what it then needs to know.
+Step = tuple[Any, ...]
+
+READ = ("read",)
+READ_AGAIN = ("read again",)
+ACK = ("ack",)
+
+
+class World(NamedTuple):
+    """Everything outside the attempts' heads, and in `attempts` what is in them."""
+
+    queued: tuple[bool, ...]
+    delivered: tuple[int, ...]
+    handouts: int
+    consumer: int
+    revision: int
+    record: Stored
+    results: tuple[bytes, ...]
+    letters: int
+    window: frozenset[str]
+    answers_to_lose: float
+    attempts: tuple[tuple[Handout, Step], ...]
+
+
+class Found(NamedTuple):
+    """What a search found: how many states; what is wrong in one, if anything; the way there."""
+
+    states: int
+    fault: str = ""
+    path: tuple[World, ...] = ()
+
+
+EVERYTHING_HAPPENS = [
+    Rules(copies=1, deliveries=4),
+    Rules(copies=2, deliveries=3),
+    Rules(copies=2, deliveries=3, window_expires=True),
+    Rules(copies=1, deliveries=3, consumer_made_anew=True),
+    # Attempts at two messages that are both gone may take over from each other for as long as
+    # answers get lost, so that the search would not end.
+    Rules(copies=2, deliveries=3, one_is_purged=True, answers_to_lose=1),
+]
+MORE_OF_IT = [
+    Rules(copies=2, deliveries=4),
+    Rules(copies=2, deliveries=4, window_expires=True),
+    Rules(copies=2, deliveries=3, consumer_made_anew=True),
+    Rules(copies=2, deliveries=3, one_is_purged=True, answers_to_lose=2),
+    Rules(copies=3, deliveries=4),
+]
+
+
+def happenings() -> list[Rules]:
+    thorough = os.environ.get("AGENT_ACTORS_TEST_LEDGER") == "thorough"
+    return EVERYTHING_HAPPENS + (MORE_OF_IT if thorough else [])
+
+
+def name_of(value: Any) -> str:
+    """Name a case by what is unusual in it."""
+    if not isinstance(value, Rules):
+        return ""
+    plain = Rules(copies=0, deliveries=0)._asdict()
+    unusual = {key: what for key, what in value._asdict().items() if what != plain[key]}
+    return " ".join(f"{key}={getattr(what, '__name__', what)}" for key, what in unusual.items())
+
+
+@pytest.mark.parametrize("rules", happenings(), ids=name_of)
+@pytest.mark.timeout(600)
+def test_one_result_is_announced_and_nothing_is_lost_whatever_happens(rules):
+    found = search(rules)
+    assert not found.fault, path_of(found)
+    assert found.states > 10_000
+
+
+@pytest.mark.parametrize("window_expires", [False, True])
+def test_without_compare_and_set_the_search_finds_two_results(window_expires):
+    rules = Rules(copies=2, deliveries=2, window_expires=window_expires, compare_and_set=False)
+    assert search(rules).fault in {
+        "two distinct results announced",
+        "the record tells another result than was announced",
+    }
+
+
+def forgets_the_end(found, claim, *, rival_queued=None):
+    ended = found is not None and found.is_terminal
+    return ledger.begin(None if ended else found, claim, rival_queued=rival_queued)
+
+
+def acks_what_is_stale(found, claim, *, rival_queued=None):
+    verdict = ledger.begin(found, claim, rival_queued=rival_queued)
+    return AckCopy() if verdict == Stale() else verdict
+
+
+def acks_copies_unasked(found, claim, *, rival_queued=None):
+    verdict = ledger.begin(found, claim, rival_queued=rival_queued)
+    return AckCopy() if isinstance(verdict, AskQueue) else verdict
+
+
+def waits_for_the_dead(found, claim, *, rival_queued=None):
+    verdict = ledger.begin(found, claim, rival_queued=rival_queued)
+    return Stale() if found is not None and found.state == "running" else verdict
+
+
+@pytest.mark.parametrize(
+    ("rules", "fault"),
+    [
+        (
+            Rules(copies=1, deliveries=2, begin=forgets_the_end),
+            "the record tells another result than was announced",
+        ),
+        (
+            Rules(copies=1, deliveries=2, begin=acks_what_is_stale),
+            "every copy acked and nothing announced",
+        ),
+        (
+            Rules(copies=2, deliveries=2, one_is_purged=True, begin=acks_copies_unasked),
+            "a task that no further delivery ends",
+        ),
+        (
+            Rules(copies=1, deliveries=2, begin=waits_for_the_dead),
+            "a task that no further delivery ends",
+        ),
+    ],
+    ids=name_of,
+)
+def test_the_search_finds_what_a_wrong_rule_breaks(rules, fault):
+    assert search(rules).fault == fault
+
+
+def path_of(found: Found) -> str:
+    return "\n".join([found.fault, *map(str, found.path)])
+
+
+def search(rules: Rules) -> Found:
+    """Visit every state; stop at the first fault."""
+    start = World(
+        queued=(True,) * rules.copies,
+        delivered=(0,) * rules.copies,
+        handouts=0,
+        consumer=1,
+        revision=0,
+        record=None,
+        results=(),
+        letters=0,
+        window=frozenset(),
+        answers_to_lose=rules.answers_to_lose,
+        attempts=(),
+    )
+    before: dict[World, World | None] = {start: None}
+    ahead = deque([start])
+    while ahead:
+        world = ahead.popleft()
+        if fault := fault_in(world, rules):
+            return Found(len(before), fault, tuple(way_to(world, before))[::-1])
+        for after in next_worlds(world, rules):
+            if after not in before:
+                before[after] = world
+                ahead.append(after)
+    return Found(len(before))
+
+
+def way_to(world: World | None, before: dict[World, World | None]) -> Iterator[World]:
+    while world is not None:
+        yield world
+        world = before[world]
+
+
+def fault_in(world: World, rules: Rules) -> str:
+    """Say what must never be, if it is."""
+    if len(set(world.results)) > 1:
+        return "two distinct results announced"
+    if not rules.window_expires and (len(world.results) > 1 or world.letters > 1):
+        return "a copy inside the window"
+    if not rules.one_is_purged and not any(world.queued) and not (world.results and world.letters):
+        return "every copy acked and nothing announced"
+    if world.results and bytes(decoded(world.record).result) not in world.results:
+        return "the record tells another result than was announced"
+    return "" if all(rescued(world, rules)) else "a task that no further delivery ends"
+
+
+def rescued(world: World, rules: Rules) -> Iterator[bool]:
+    """For each message, deliver it once more, undisturbed, and tell whether that was enough."""
+    for message, queued in enumerate(world.queued):
+        if queued:
+            yield ends(world._replace(attempts=(), handouts=0, window=frozenset()), message, rules)
+
+
+@cache
+def ends(world: World, message: int, rules: Rules) -> bool:
+    """Tell whether one delivery acks its message, and some message or announcement is left."""
+    world = deliver(world, message)
+    while world.attempts:
+        world = next(steps(world, 0, rules))
+    return not world.queued[message] and (bool(world.results) or any(world.queued))
+
+
+def next_worlds(world: World, rules: Rules) -> Iterator[World]:
+    """Everything that may happen next."""
+    if world.handouts < rules.deliveries:
+        for message, queued in enumerate(world.queued):
+            if queued:
+                yield deliver(world, message)
+    for index in range(len(world.attempts)):
+        yield from steps(world, index, rules)
+    yield from releases_of_lost(world)
+    if rules.window_expires and world.window:
+        yield world._replace(window=frozenset())
+    if rules.consumer_made_anew and world.consumer == 1:
+        yield world._replace(consumer=2, delivered=(0,) * rules.copies)
+    if rules.one_is_purged and all(world.queued):
+        yield from (dequeue(world, message) for message in range(rules.copies))
+
+
+def deliver(world: World, message: int) -> World:
+    count = world.delivered[message] + 1
+    delivered = (*world.delivered[:message], count, *world.delivered[message + 1 :])
+    attempt = (Handout(message, world.consumer, count), READ)
+    attempts = tuple(sorted((*world.attempts, attempt)))
+    return world._replace(delivered=delivered, handouts=world.handouts + 1, attempts=attempts)
+
+
+def dequeue(world: World, message: int) -> World:
+    return world._replace(queued=(*world.queued[:message], False, *world.queued[message + 1 :]))
+
+
+def releases_of_lost(world: World) -> Iterator[World]:
+    """A supervisor takes an attempt for dead, rightly or not, and gives its task back."""
+    if world.record is None:
+        for message, count in enumerate(world.delivered):
+            for earlier in range(1, count + 1):
+                yield written(world, never_begun(Handout(message, world.consumer, earlier)))
+    elif decoded(world.record).state == "running":
+        yield written(world, release(world.record))
+
+
+# One step of one attempt: what settlement does with a delivery, with the ledger's own verdicts.
+
+
+def steps(world: World, index: int, rules: Rules) -> Iterator[World]:
+    """Take the attempt's next step, in each way it can go; the undisturbed one comes first."""
+    handout, step = world.attempts[index]
+    others_before, others_after = world.attempts[:index], world.attempts[index + 1 :]
+    for after, following in outcomes(world, handout, step, rules):
+        mine = tuple((handout, next_step) for next_step in following)
+        yield after._replace(attempts=(*others_before, *mine, *others_after))
+
+
+def outcomes(
+    world: World, handout: Handout, step: Step, rules: Rules
+) -> Iterator[tuple[World, tuple[Step, ...]]]:
+    """Return the world after the step and what the attempt does next: one step, or no more."""
+    match step:
+        case ("read",) if handout.count == 1:  # a first delivery guesses that there is no record
+            yield world, judged(rules.begin, 0, None, handout)
+        case ("read" | "read again",):
+            yield world, judged(rules.begin, world.revision, world.record, handout)
+        case ("ask", revision, record, rival):
+            queued = world.queued[rival]
+            yield world, judged(rules.begin, revision, record, handout, rival_queued=queued)
+        case ("write", *_):
+            yield from writes(world, step, rules)
+        case ("run", revision, record):
+            yield world, (("write", revision, commit(record, handout), "announce"),)
+            yield world, (("write", revision, release(record), "nak"),)
+        case ("announce", record):
+            yield announced(world, record), (("letter", record),)
+        case ("letter", _):
+            yield lettered(world), (ACK,)
+        case _:
+            yield dequeue(world, handout.message), ()
+
+
+def writes(world: World, step: Step, rules: Rules) -> Iterator[tuple[World, tuple[Step, ...]]]:
+    """Compare and set: it wins, or its answer is lost, or it finds another one's write."""
+    _, revision, record, following = step
+    if world.revision == revision or not rules.compare_and_set:
+        after = written(world, record)
+        yield after, resolved(following, after.revision, record)
+        if world.answers_to_lose:  # the same write again
+            yield after._replace(answers_to_lose=world.answers_to_lose - 1), (step,)
+    elif world.record == record:
+        yield world, resolved(following, world.revision, record)
+    elif following == "run":
+        yield world, (READ_AGAIN,)
+    else:  # fenced out
+        yield world, ()
+
+
+def resolved(following: str, revision: int, record: bytes) -> tuple[Step, ...]:
+    """Return what comes after a write that won. A nak brings what any message may expect."""
+    match following:
+        case "run":
+            return (("run", revision, record),)
+        case "announce":
+            return (("announce", record),)
+        case _:
+            return ()
+
+
+def written(world: World, record: bytes) -> World:
+    return world._replace(revision=world.revision + 1, record=record)
+
+
+def announced(world: World, record: bytes) -> World:
+    if "result" in world.window:
+        return world
+    result = bytes(decoded(record).result)
+    return world._replace(results=(*world.results, result), window=world.window | {"result"})
+
+
+def lettered(world: World) -> World:
+    if "letter" in world.window:
+        return world
+    return world._replace(letters=world.letters + 1, window=world.window | {"letter"})
+
+
+# The ledger's own functions, on records as they are stored.
+
+
+@cache
+def judged(
+    begin: Begin,
+    revision: int,
+    record: Stored,
+    handout: Handout,
+    *,
+    rival_queued: bool | None = None,
+) -> tuple[Step, ...]:
+    """Return what a delivery does next after `begin`."""
+    found = decoded(record) if record else None
+    match begin(found, claim(handout), rival_queued=rival_queued):
+        case Run(mine):
+            return (("write", revision, stored(mine), "run"),)
+        case Announce(ended):
+            return (("announce", stored(ended)),)
+        case AskQueue(rival):
+            return (("ask", revision, record, rival),)
+        case AckCopy():
+            return (ACK,)
+        case verdict:
+            assert verdict == Stale()
+            return ()
+
+
+@cache
+def commit(record: bytes, handout: Handout) -> bytes:
+    result = msgspec.json.encode({"by": handout})
+    return stored(ledger.commit(decoded(record), "failed", result, NOW, WHY))
+
+
+@cache
+def release(record: bytes) -> bytes:
+    return stored(ledger.release(decoded(record), NOW))
+
+
+@cache
+def never_begun(handout: Handout) -> bytes:
+    return stored(ledger.never_begun(claim(handout)))
+
+
+def claim(handout: Handout) -> Claim:
+    return Claim(
+        task_id="t",
+        source=Source(
+            stream_seq=handout.message,
+            consumer="default",
+            consumer_created=handout.consumer,
+            num_delivered=handout.count,
+        ),
+        content="hash",
+        agent_id="default-0",
+        lease="-".join(map(str, handout)),
+        now=NOW,
+    )
+
+
+@cache
+def decoded(record: bytes) -> TaskRecord:
+    return msgspec.json.decode(record, type=TaskRecord)
+
+
+def stored(record: TaskRecord) -> bytes:
+    return msgspec.json.encode(record)
