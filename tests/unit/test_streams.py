@@ -241,7 +241,7 @@ async def test_a_cluster_that_just_starts_is_asked_again():
 
 
 async def test_a_cluster_that_does_not_start_is_given_up_on(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("agent_actors.adapters.jetstream.streams.NOT_YET_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("agent_actors.adapters.jetstream.streams.ALL_ANSWERS_TIMEOUT_S", 0.1)
     starting = StartingJetStream(asks_before_ready=1_000)
     with pytest.raises(ApiError, match="temporarily unavailable"):
         await provision(cast("Connection", starting), Config())

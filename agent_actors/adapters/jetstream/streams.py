@@ -27,16 +27,15 @@ from agent_actors.adapters.jetstream.wanted import (
 )
 from agent_actors.config import Config
 from agent_actors.contract import TASK_STREAM, subjects_overlap
-from agent_actors.errors import PermissionDenied, ProvisionRefused, StreamMissing
-
-# Making a replicated stream waits for its leader.
-ANSWER_TIMEOUT_S = 30.0
+from agent_actors.errors import PermissionDenied, ProvisionRefused, PublishFailed, StreamMissing
 
 # A cluster that has just started says for a moment that it has no peers, or no leader
-# (nats-server's errors.json).
+# (nats-server's errors.json); a request that meets a change of leaders is not answered at all.
+# Whatever is asked here may be asked again: making what is there already, as it is, is no error.
 NOT_YET = frozenset({10004, 10005, 10008, 10009})
 NOT_YET_WAIT_S = 0.25
-NOT_YET_TIMEOUT_S = 10.0
+ANSWER_TIMEOUT_S = 5.0
+ALL_ANSWERS_TIMEOUT_S = 30.0
 
 
 class Change(Struct, frozen=True, kw_only=True):
@@ -210,12 +209,13 @@ def _make_consumer(name: str, config: Json, action: str) -> dict[str, Any]:
 async def _ask(connection: Connection, request: str, payload: bytes = b"") -> Json:
     """Ask JetStream, again for a while if it is not ready yet."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + NOT_YET_TIMEOUT_S
+    deadline = loop.time() + ALL_ANSWERS_TIMEOUT_S
     while True:
         try:
             return await connection.api(request, payload, ANSWER_TIMEOUT_S)
-        except ApiError as error:
-            if error.err_code not in NOT_YET or loop.time() > deadline:
+        except PublishFailed as error:
+            final = isinstance(error, ApiError) and error.err_code not in NOT_YET
+            if final or loop.time() > deadline:
                 raise
         await asyncio.sleep(NOT_YET_WAIT_S)
 
