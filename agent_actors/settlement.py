@@ -110,7 +110,7 @@ class SettleDelivery:
             agent_id=self._agent_id,
             task_id=reading.task_id or f"unknown:{delivery.stream}:{delivery.source.stream_seq}",
         )
-        log.debug("task.read", num_delivered=delivery.source.num_delivered)
+        log.info("task.read", num_delivered=delivery.source.num_delivered)
         settled = await self._settle(delivery, reading)
         log.info("task.settled", disposition=settled)
         return settled
@@ -148,20 +148,21 @@ class SettleDelivery:
     ) -> Settled:
         """Attempt the task and end it, or give it back. Raises FencedOut."""
         bind_contextvars(attempt=lease.record.attempt)
-        log.debug("task.begun")
+        log.info("task.begun")
         await self._emit("started", lease.record)
         outcome = await self._attempt(delivery, reading, lease)
         if outcome is None:
             await self._leases.release(lease)
             await self._acks.nak(delivery)
             return "released"
-        log.debug("task.attempted", error_type=outcome.result.error_type)
+        log.info("task.attempted", error_type=outcome.result.error_type)
         disposition = dispose(outcome.failure, lease.record, self._pool, luck=_luck())
         if isinstance(disposition, Retry):
             return await self._postpone(delivery, lease, outcome, disposition)
         result = await self._fitting(outcome.result, lease)
         due = _why(outcome) if disposition.dead_letter else None
         record = await self._leases.commit(lease, outcome.result.status, result, due)
+        log.info("task.committed", status=record.state)
         await self._announce(record, delivery)
         await self._acks.ack(delivery)
         await self._emit("finished", record, status=outcome.result.status)
@@ -196,7 +197,7 @@ class SettleDelivery:
     async def _announce(self, record: TaskRecord, delivery: Delivery) -> None:
         for message in announcements(record, delivery):
             await self._publish(message)
-        log.debug("task.announced")
+        log.info("task.announced", status=record.state)
 
     async def _bury(self, delivery: Delivery, reading: BrokenTask) -> Settled:
         """End a message that has no usable task id, and so no place in the ledger."""
