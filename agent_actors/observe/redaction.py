@@ -1,4 +1,4 @@
-"""Secrets in log events: taken out by the name of their key, by their type, and by their looks.
+"""Secrets in log events: taken out by the name of their key, and by their looks.
 
 The last processor before an event is rendered, so what it lets through is what gets out. It
 rather masks too much than too little; a value that says `***` can be asked for otherwise.
@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 from structlog.typing import EventDict, WrappedLogger
 
-from agent_actors.config import MASK, Secret
+from agent_actors.config import MASK
 
 TOO_DEEP = "..."
 MAX_DEPTH = 8
@@ -111,8 +111,6 @@ def _masked(value: Any, depth: int) -> Any:  # noqa: ANN401 - any value can be l
     match value:
         case str():
             return scrub(value)
-        case Secret():
-            return repr(value)
         case _ if depth == 0:
             return TOO_DEEP
         case Struct():
