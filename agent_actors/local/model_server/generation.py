@@ -21,7 +21,7 @@ from agent_actors.local.model_server.wire import (
     ToolCall,
 )
 
-END = ""  # the token that ends a sequence has no text
+END = ""  # the token that ends a sequence, or completes a stop string, has no text to tell
 
 
 class Reply(Struct, frozen=True, kw_only=True):
@@ -72,9 +72,7 @@ def generate(reply: Reply, chat: ChatRequest, max_tokens: int) -> Generation:
     if reply.calls:
         return _calls(reply, chat, max_tokens)
     text, stop = _stopped(reply.content, chat.stop)
-    tokens = pieces(text)
-    if stop is None or not tokens:
-        tokens.append(END)
+    tokens = [*pieces(text), END]
     if len(tokens) > max_tokens:
         return Generation(tokens=tuple(tokens[:max_tokens]), finish_reason="length")
     return Generation(tokens=tuple(tokens), finish_reason="stop", stop_reason=stop)

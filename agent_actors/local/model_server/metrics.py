@@ -10,9 +10,13 @@ FINISH_REASONS = ("stop", "length", "abort", "error", "repetition")
 # Tool calls are a way of the API to tell that the model stopped.
 STOPPED = "tool_calls"
 REJECTION_REASON = "max_num_queued_reqs"
-BUCKETS_S = (
+FIRST_TOKEN_BUCKETS_S = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0),
     *(2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0),
+)
+END_TO_END_BUCKETS_S = (
+    *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0),
+    *(120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
 )
 
 
@@ -27,8 +31,12 @@ class Metrics:
         self._gauge("kv_cache_usage_perc", "1 is all of it.", lambda: engine.cache_usage)
         self._prompt_tokens = self._counter("prompt_tokens", "Tokens of prompts.")
         self._generation_tokens = self._counter("generation_tokens", "Tokens of answers.")
-        self._first_token = self._seconds("time_to_first_token_seconds", "Until the first token.")
-        self._end_to_end = self._seconds("e2e_request_latency_seconds", "Until the last token.")
+        self._first_token = self._seconds(
+            "time_to_first_token_seconds", "Until the first token.", FIRST_TOKEN_BUCKETS_S
+        )
+        self._end_to_end = self._seconds(
+            "e2e_request_latency_seconds", "Until the last token.", END_TO_END_BUCKETS_S
+        )
         success = Counter(
             "vllm:request_success",
             "Requests that were answered.",
@@ -77,8 +85,8 @@ class Metrics:
         counter = Counter(f"vllm:{name}", meaning, list(self._labels), registry=self._registry)
         return counter.labels(**self._labels)
 
-    def _seconds(self, name: str, meaning: str) -> Histogram:
+    def _seconds(self, name: str, meaning: str, buckets_s: tuple[float, ...]) -> Histogram:
         histogram = Histogram(
-            f"vllm:{name}", meaning, list(self._labels), registry=self._registry, buckets=BUCKETS_S
+            f"vllm:{name}", meaning, list(self._labels), registry=self._registry, buckets=buckets_s
         )
         return histogram.labels(**self._labels)

@@ -54,7 +54,7 @@ def read_chat_request(content_type: str, body: bytes) -> ChatRequest:
     except msgspec.ValidationError as error:
         raise _wrong_form(str(error), nothing=body.strip() == b"null") from None
     except msgspec.DecodeError as error:
-        raise _no_json(str(error), nothing=not body) from None
+        raise _no_json(str(error), length=len(body)) from None
     except (UnicodeDecodeError, RecursionError):
         raise unreadable_body() from None
     _check_combinations(chat)
@@ -83,11 +83,11 @@ def max_new_tokens(chat: ChatRequest) -> int | None:
     return chat.max_tokens if chat.max_completion_tokens is None else chat.max_completion_tokens
 
 
-def _no_json(problem: str, *, nothing: bool) -> Refusal:
-    if nothing:
+def _no_json(problem: str, *, length: int) -> Refusal:
+    if not length:
         return malformed("Field required", param="body")
     byte = _BYTE.search(problem)
-    position = byte["position"] if byte else "0"
+    position = byte["position"] if byte else length
     return malformed(f"JSON decode error: {problem}", param=f"body.{position}")
 
 
@@ -228,6 +228,8 @@ def _check_ranges(chat: ChatRequest) -> None:
             raise bad_request(
                 f"{field} must be {problem}, got {value}.", param=told_param, value=value
             )
+    if "" in ([chat.stop] if isinstance(chat.stop, str) else chat.stop or []):
+        raise bad_request("stop cannot contain an empty string.")
     choices = 1 if chat.n is None else chat.n
     if choices < 1:
         raise bad_request(f"n must be at least 1, got {choices}.")

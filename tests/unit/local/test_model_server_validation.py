@@ -152,6 +152,8 @@ def test_a_wrong_form_is_refused_with_the_path(fields: dict[str, Any], param: st
         ({"min_p": 2}, None),
         ({"presence_penalty": 5}, None),
         ({"repetition_penalty": 0}, None),
+        ({"stop": ""}, None),
+        ({"stop": ["a", ""]}, None),
         ({"n": 0}, None),
         ({"n": 2, "temperature": 0}, None),
         ({"messages": says("word " * 2048)}, "input_tokens"),
@@ -179,6 +181,7 @@ def test_a_wrong_model_is_not_found_whatever_else_is_wrong():
         (b"[]", "body"),
         (b"{}", "body.messages"),
         (b"{no", "body.1"),
+        (b'{"model": ', "body.10"),
     ],
 )
 def test_a_body_that_is_no_request_is_refused(body: bytes, param: str):

@@ -6,36 +6,46 @@ fits; a schema for which nothing is found is refused, as vLLM refuses what its g
 
 import re
 from collections.abc import Iterator, Mapping
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import Any, cast
 
+import msgspec
 from jsonschema.protocols import Validator
 from referencing import Registry, Resource
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
 from agent_actors.local.model_server.refusal import Refusal, bad_request
-from agent_actors.local.model_server.simulation.json_scalars import integers, numbers, strings
+from agent_actors.local.model_server.simulation.json_scalars import (
+    FORMATS,
+    integers,
+    numbers,
+    strings,
+)
 from agent_actors.local.model_server.simulation.pattern import matching
 from agent_actors.local.model_server.simulation.schema_merge import Schema, merge
 from agent_actors.local.model_server.wire import encode
 from agent_actors.strategies.json_schema import BrokenSchema, compiled
+
+# What vLLM refuses with one backend of its grammars or another.
+UNIMPLEMENTED = ("multipleOf", "uniqueItems", "contains", "minContains", "maxContains")
+MAX_CACHED_SCHEMAS = 64
 
 # Below this depth only what must be there is there, so that a schema that contains itself ends.
 ROOMY_DEPTH = 3
 MAX_DEPTH = 40
 # Schemas that contradict themselves could be searched for ever.
 MAX_STEPS = 4_000
-MAX_VARIANTS = 64
+MAX_KEYS = 64
 MAX_ITEMS = 1_000
 
 KINDS = ("string", "object", "array", "integer", "number", "boolean", "null")
 # What a schema without `type` speaks of.
 TELLTALES = {
     "object": {"properties", "required", "additionalProperties", "patternProperties"},
-    "array": {"items", "prefixItems", "minItems", "maxItems", "uniqueItems", "contains"},
+    "array": {"items", "prefixItems", "minItems", "maxItems"},
     "string": {"minLength", "maxLength", "pattern", "format"},
-    "integer": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"},
+    "integer": {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"},
 }
 
 Object = dict[str, Any]
@@ -49,7 +59,7 @@ def fit(schema: Object, *, about: str, hints: Hints | None = None, sparse: bool 
     where they fit. With `sparse` an optional property is left out unless there is a hint for it.
     """
     try:
-        validator = compiled(encode(schema))
+        validator = _portable(encode(schema))
         return _Fitter(validator, schema, about, hints or {}, sparse=sparse).value(schema)
     except BrokenSchema as error:
         raise grammar_error(_worded(str(error))) from None
@@ -68,6 +78,28 @@ def _worded(problem: str) -> str:
     """Say as vLLM does that a type is wrong, which is what is wrong with most wrong schemas."""
     wrong_type = re.match(r"(?:.*\.)?type: '(\w+)' is not valid", problem)
     return f"Invalid type: {wrong_type[1]}" if wrong_type else problem.lstrip(".: ")
+
+
+@lru_cache(maxsize=MAX_CACHED_SCHEMAS)
+def _portable(schema_json: bytes) -> Validator:
+    """Return the validator of a schema that every grammar of vLLM takes; raises BrokenSchema."""
+    validator = compiled(schema_json)
+    root: Resource[Schema] = Resource.from_contents(
+        msgspec.json.decode(schema_json), default_specification=DRAFT202012
+    )
+    if keys := sorted({*_unimplemented(root)}):
+        raise BrokenSchema(f"Unimplemented keys: {encode(keys).decode()}")
+    return validator
+
+
+def _unimplemented(resource: Resource[Schema]) -> Iterator[str]:
+    schema = resource.contents
+    if isinstance(schema, dict):
+        yield from (key for key in UNIMPLEMENTED if schema.get(key, False) is not False)
+        if schema.get("format", "date") not in FORMATS:
+            yield "format"
+    for part in resource.subresources():
+        yield from _unimplemented(part)
 
 
 class _NoFitError(Exception):
@@ -208,31 +240,19 @@ class _Fitter:
     def _arrays(self, schema: Object, name: str, depth: int) -> Iterator[list[object]]:
         """Yield an array that shows what its items are, then the shortest one."""
         first, items = _item_schemas(schema)
-        wanted = schema.get("minContains", 1) if "contains" in schema else 0
-        least = max(schema.get("minItems", 0), wanted)
+        least = schema.get("minItems", 0)
         if least > MAX_ITEMS:
             return
-        shown = max(least, len(first) + wanted, 0 if isinstance(items, bool) else 1)
+        shown = max(least, len(first) + (0 if isinstance(items, bool) else 1))
         for count in dict.fromkeys((min(shown, schema.get("maxItems", shown)), least)):
             schemas = [*first, *[items] * int(count)][: int(count)]
-            for index in range(max(0, len(schemas) - int(wanted)), len(schemas)):
-                schemas[index] = merge(schemas[index], schema["contains"])
             try:
-                yield self._array(schemas, name, depth + 1, unique=schema.get("uniqueItems", False))
+                yield [
+                    self.value(item, name, variant, depth + 1)
+                    for variant, item in enumerate(schemas)
+                ]
             except _NoFitError:
                 continue
-
-    def _array(self, schemas: list[Schema], name: str, depth: int, *, unique: bool) -> list[object]:
-        made: list[object] = []
-        for index, schema in enumerate(schemas):
-            for variant in range(index, index + MAX_VARIANTS):
-                item = self.value(schema, name, variant, depth)
-                if not unique or item not in made:
-                    made.append(item)
-                    break
-            else:
-                raise _NoFitError
-        return made
 
 
 def _without(schema: Object, *keywords: str) -> Object:
@@ -288,7 +308,7 @@ def _further_names(schema: Object) -> Iterator[str]:
     for pattern in schema.get("patternProperties", {}):
         yield from matching(pattern)
     naming = schema.get("propertyNames", True)
-    for variant in range(MAX_VARIANTS):
+    for variant in range(MAX_KEYS):
         yield from strings({} if isinstance(naming, bool) else naming, words="key", variant=variant)
 
 

@@ -73,14 +73,14 @@ def _as_list(kinds: str | list[str]) -> list[str]:
 
 _MERGERS: dict[str, Callable[[Any, Any], object]] = {
     **dict.fromkeys(
-        ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties", "minContains"),
+        ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"),
         max,
     ),
     **dict.fromkeys(
-        ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties", "maxContains"),
+        ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"),
         min,
     ),
-    **dict.fromkeys(("items", "additionalProperties", "propertyNames", "contains"), merge),
+    **dict.fromkeys(("items", "additionalProperties", "propertyNames"), merge),
     **dict.fromkeys(("properties", "patternProperties", "dependentSchemas"), _by_key),
     **{keyword: partial(_nested, keyword) for keyword in ("anyOf", "oneOf")},
     "allOf": _chain,
