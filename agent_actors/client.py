@@ -52,6 +52,7 @@ from agent_actors.errors import (
     StreamMissing,
 )
 from agent_actors.ledger import status_of
+from agent_actors.observe.logs import keep_quiet
 
 DEFAULT_URL = "nats://127.0.0.1:4222"
 DEFAULT_WAIT_S = 600.0
@@ -85,6 +86,7 @@ class AgentClient:
 
         Raises ConfigError, ServiceUnreachable, PermissionDenied.
         """
+        keep_quiet()
         connection = await connect(_nats_config(to), name=name)
         try:
             yield cls(connection)

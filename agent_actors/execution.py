@@ -109,7 +109,7 @@ def _result(
         operations=record.operations,
         artifacts=record.artifacts,
         audit_trail=record.audit_trail,
-        error=str(failure)[:MAX_ERROR_CHARS] if failure else None,
+        error=_told(failure) if failure else None,
         error_type=failure.error_type if failure else None,
         model=record.model or agent.model,
         enable_tools=agent.enable_tools,
@@ -118,3 +118,8 @@ def _result(
         attempt=request.attempt,
         usage=record.usage,
     )
+
+
+def _told(failure: TaskError) -> str:
+    """Return the failure in words that fit into JSON: a file name, say, may not."""
+    return str(failure)[:MAX_ERROR_CHARS].encode(errors="replace").decode()

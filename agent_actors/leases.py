@@ -57,7 +57,8 @@ class Leases:
         while True:
             match ledger.begin(stored.record, claim, rival_queued=rival_queued):
                 case AskQueue(rival):
-                    rival_queued = await until_answered(partial(self._queue.holds, rival))
+                    holds = partial(self._queue.holds, rival, claim.task_id)
+                    rival_queued = await until_answered(holds)
                 case Run(record):
                     try:
                         revision = await self._swap(key, record, stored.revision)

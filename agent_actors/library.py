@@ -22,6 +22,7 @@ from agent_actors.contract import (
     message_id,
     task_subject,
 )
+from agent_actors.observe.logs import keep_quiet
 from agent_actors.ports import (
     AgentConfig,
     AsyncExecutor,
@@ -63,6 +64,7 @@ class RayAgentExecutor:
         vllm_client: VLLMClient,
         async_executor: AsyncExecutor,
     ) -> None:
+        keep_quiet()
         self._config = config
         self._publisher = publisher
         self._client = vllm_client

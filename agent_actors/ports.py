@@ -214,8 +214,12 @@ class Acknowledger(Protocol):
 class TaskQueue(Protocol):
     """The stream of tasks, asked of its leader."""
 
-    async def holds(self, stream_seq: int) -> bool:
-        """Tell whether the message is still there. Raises PublishFailed without an answer."""
+    async def holds(self, stream_seq: int, task_id: str) -> bool:
+        """Tell whether this task's message is still there.
+
+        The id is asked too: a stream made anew counts from 1 again. Raises PublishFailed
+        without an answer.
+        """
         ...
 
 

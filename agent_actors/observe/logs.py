@@ -44,6 +44,18 @@ def configure_logs(process: str, *, level: str | None = None, stream: TextIO | N
     _configure_logging(ending, name)
 
 
+def keep_quiet() -> None:
+    """Let only warnings out, on stderr, as long as the program has not configured structlog.
+
+    Its defaults would print everything, prompts included, on standard output.
+    """
+    if not structlog.is_configured():
+        structlog.configure(
+            wrapper_class=structlog.make_filtering_bound_logger("warning"),
+            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        )
+
+
 class _Lines:
     """Where lines leave the process; a full disk or a closed pipe must not fail a task."""
 

@@ -173,16 +173,17 @@ async def test_closing_leaves_nothing_that_was_delivered_to_nobody(
 async def test_an_acked_message_leaves_the_queue(
     verb: str, link: Connection, consumer: PullConsumer, received: Received
 ):
-    await publish(link, "one")
+    await publish(link, '{"task_id": "one"}')
     await consumer.pull(1)
     delivery = await received.next()
-    assert await JetStreamTaskQueue(link).holds(delivery.source.stream_seq)
+    queue, stream_seq = JetStreamTaskQueue(link), delivery.source.stream_seq
+    assert await queue.holds(stream_seq, "one")
+    assert not await queue.holds(stream_seq, "another task under this number")
     answer: Callable = getattr(JetStreamAcks(link), verb)
     await answer(delivery)
-    queue = JetStreamTaskQueue(link)
 
     async def gone() -> bool:
-        return not await queue.holds(delivery.source.stream_seq)
+        return not await queue.holds(stream_seq, "one")
 
     await until(gone)
 

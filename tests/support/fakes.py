@@ -88,7 +88,7 @@ class Queue:
     def __init__(self, *held: int) -> None:
         self.held = set(held)
 
-    async def holds(self, stream_seq: int) -> bool:
+    async def holds(self, stream_seq: int, task_id: str) -> bool:
         return stream_seq in self.held
 
 

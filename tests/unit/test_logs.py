@@ -1,6 +1,7 @@
 import io
 import json
 import logging
+import subprocess
 import sys
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -525,3 +526,26 @@ def test_a_secret_in_an_exception_group_is_masked(stream):
     structlog.get_logger().error("e", exc_info=both)
     assert "hunter2" not in stream.getvalue()
     assert "nats://***@h" in stream.getvalue()
+
+
+def test_a_program_that_configures_nothing_sees_no_prompts():
+    """In a process of its own: structlog's configuration is global."""
+    code = (
+        "from agent_actors.observe.logs import keep_quiet; import structlog; keep_quiet();"
+        "log = structlog.get_logger(); log.debug('a prompt'); log.info('news'); log.warning('oh')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    assert "oh" in done.stderr
+    assert "prompt" not in done.stderr
+    assert "news" not in done.stderr
+
+
+def test_a_program_that_configured_structlog_keeps_its_own_way():
+    code = (
+        "import structlog; structlog.configure(processors=[lambda *_: 'mine']);"
+        "from agent_actors.observe.logs import keep_quiet; keep_quiet();"
+        "structlog.get_logger().info('news')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "mine\n"

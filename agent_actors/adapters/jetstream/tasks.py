@@ -6,6 +6,7 @@ is asked for adds up in `outstanding`, and every message goes to the callback as
 """
 
 import asyncio
+import base64
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,7 +18,7 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error
 
 from agent_actors.adapters.jetstream.connection import ApiError, Connection
-from agent_actors.contract import TASK_STREAM
+from agent_actors.contract import TASK_STREAM, peek_task_id
 from agent_actors.errors import PublishFailed, StreamMissing
 from agent_actors.ledger import Source
 from agent_actors.ports import CONSUMER_MISSING, Backlog, Delivery
@@ -210,16 +211,19 @@ class JetStreamTaskQueue:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def holds(self, stream_seq: int) -> bool:
-        """Tell whether the message is still there. Raises PublishFailed without an answer."""
+    async def holds(self, stream_seq: int, task_id: str) -> bool:
+        """Tell whether this task's message is still there.
+
+        Raises PublishFailed without an answer.
+        """
         request = msgspec.json.encode({"seq": stream_seq})
         try:
-            await self._connection.api(f"STREAM.MSG.GET.{TASK_STREAM}", request)
+            answer = await self._connection.api(f"STREAM.MSG.GET.{TASK_STREAM}", request)
         except ApiError as error:
             if error.err_code != NO_MESSAGE:
                 raise
             return False
-        return True
+        return peek_task_id(base64.b64decode(answer["message"].get("data", ""))) == task_id
 
 
 def _delivery(message: Msg, headers: dict[str, str], created: int) -> Delivery:
