@@ -1,36 +1,29 @@
 """The client against a real NATS; where it meets the service, a scripted one answers."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from functools import partial
 
 import msgspec
 import pytest
+from support.bench import Bench, a_result, working_bench
 from support.nats import NatsServer, StartNats
 
 from agent_actors import client as client_module
 from agent_actors.adapters.jetstream.artifacts import JetStreamArtifacts
-from agent_actors.adapters.jetstream.connection import Connection, connect
-from agent_actors.adapters.jetstream.control import serve_control
-from agent_actors.adapters.jetstream.publishing import NATSEvents
-from agent_actors.adapters.jetstream.records import JetStreamLedger
-from agent_actors.adapters.jetstream.streams import provision
 from agent_actors.client import AgentClient
-from agent_actors.config import Config, NatsConfig, Secret, StreamsConfig
+from agent_actors.config import NatsConfig, Secret
 from agent_actors.contract import (
     AgentResult,
     AgentTask,
     PoolStatus,
     ServiceStatus,
-    TaskEvent,
     TaskState,
     TaskStatus,
     decode_task,
     encode,
     response_subject,
-    task_key,
     utc_now,
 )
 from agent_actors.errors import (
@@ -41,69 +34,11 @@ from agent_actors.errors import (
     ServiceUnreachable,
     StreamMissing,
 )
-from agent_actors.ledger import Source, TaskRecord
 from agent_actors.patience import until_answered
 
 pytestmark = pytest.mark.nats
 
 TASK = AgentTask(task_id="t-1", task_description="do it", role="DEV")
-Answers = Mapping[str, Callable[[bytes], Awaitable[bytes]]]
-
-
-class Bench:
-    """What a service would do, done by hand: streams, ledger, events, results, answers."""
-
-    def __init__(self, url: str, link: Connection) -> None:
-        self.url = url
-        self.link = link
-        self.js = link.js
-        self.ledger = JetStreamLedger(link)
-
-    async def record(self, task_id: str, state: TaskState, **more) -> None:
-        """Write the task's record; a terminal state brings a result."""
-        if state in {"completed", "failed"}:
-            more["result"] = msgspec.Raw(encode(a_result(task_id, state)))
-        record = TaskRecord(
-            task_id=task_id,
-            state=state,
-            source=Source(stream_seq=1, consumer="c", consumer_created=1, num_delivered=1),
-            content="hash",
-            updated=utc_now(),
-            **more,
-        )
-        found = await self.ledger.read(task_key(task_id))
-        await self.ledger.write(task_key(task_id), record, found.revision)
-
-    async def announce(self, result: AgentResult) -> None:
-        await self.link.publish_stored(response_subject(result.status), encode(result))
-
-    async def tell(self, task_id: str, kind: str) -> None:
-        event = TaskEvent(task_id=task_id, kind=kind, time=utc_now(), attempt=1)
-        await NATSEvents(self.link).emit(event)
-
-    async def serve(self, answers: Answers) -> None:
-        await serve_control(self.link, answers)
-        await self.link.nc.flush()
-
-
-def a_result(task_id: str, status: TaskState = "completed") -> AgentResult:
-    return AgentResult(
-        task_id=task_id,
-        agent_id="default-0",
-        role="DEV",
-        status=status,
-        success=status == "completed",
-        duration_ms=12.5,
-        timestamp=datetime(2026, 1, 2, tzinfo=UTC),
-    )
-
-
-@asynccontextmanager
-async def working_bench(server: NatsServer, config: NatsConfig) -> AsyncIterator[Bench]:
-    link = await connect(config, name="bench")
-    await provision(link, Config(nats=config, streams=StreamsConfig(replicas=server.replicas)))
-    yield Bench(server.url, link)
-    await link.close()
 
 
 @pytest.fixture
@@ -438,7 +373,7 @@ def user(bench: Bench, name: str) -> NatsConfig:
 
 async def test_a_user_with_the_least_rights_can_do_it_all(guarded: Bench):
     await guarded.record("t-1", "completed")
-    await guarded.serve({"result": ledger_answers(guarded)})
+    await guarded.serve({"result": guarded.ledger_answer})
     async with (
         AgentClient.connect(user(guarded, "least")) as client,
         client.watch() as results,
@@ -456,7 +391,7 @@ async def test_whoever_may_not_look_on_is_told_so_and_still_gets_results(
     guarded: Bench, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(client_module, "ASK_AGAIN_S", 0.05)
-    await guarded.serve({"result": ledger_answers(guarded)})
+    await guarded.serve({"result": guarded.ledger_answer})
     async with AgentClient.connect(user(guarded, "blind")) as client:
         with pytest.raises(PermissionDenied, match=r"agent\.response\.\*"):
             await client.watch().__aenter__()
@@ -473,12 +408,3 @@ async def test_with_the_least_rights_and_no_service_it_is_the_service_that_is_mi
     async with AgentClient.connect(user(guarded, "least")) as client:
         with pytest.raises(ServiceUnreachable, match="no service answers"):
             await client.status("t-1")
-
-
-def ledger_answers(bench: Bench) -> Callable[[bytes], Awaitable[bytes]]:
-    async def answer(request: bytes) -> bytes:
-        task_id = msgspec.json.decode(request)["task_id"]
-        stored = await bench.ledger.read(task_key(task_id))
-        return encode(client_module.status_of(task_id, stored.record))
-
-    return answer

@@ -1,0 +1,64 @@
+"""What every command can be told: where the configuration is, and to show its insides."""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+from agent_actors.config import Config
+from agent_actors.config_file import load_config
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Invocation:
+    """The options before and after the command's name, the later ones winning."""
+
+    def __init__(self) -> None:
+        self.config_path: str | None = None
+        self.debug = False
+
+    def load(self, overrides: Mapping[str, str] | None = None) -> Config:
+        """Return the configuration, with environment variables overridden.
+
+        Raises ConfigError.
+        """
+        return load_config(self.config_path, {**os.environ, **(overrides or {})})
+
+
+def shared_options(command: F) -> F:
+    """Add `--config` and `--debug`."""
+    for option in (
+        click.option(
+            "--config",
+            metavar="PATH",
+            expose_value=False,
+            callback=_set_config,
+            help="The configuration file; else $AGENT_ACTORS_CONFIG.",
+        ),
+        click.option(
+            "--debug",
+            is_flag=True,
+            expose_value=False,
+            callback=_set_debug,
+            help="Log everything, and show where an error comes from.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def json_option(command: F) -> F:
+    """Add `--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def _set_config(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
+    if path is not None:
+        ctx.ensure_object(Invocation).config_path = path
+
+
+def _set_debug(ctx: click.Context, _: click.Parameter, debug: bool) -> None:  # noqa: FBT001 - click's signature
+    invocation = ctx.ensure_object(Invocation)
+    invocation.debug = invocation.debug or debug

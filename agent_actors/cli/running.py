@@ -1,0 +1,139 @@
+"""A service in the foreground: started or found, told of when ready, watched, drained.
+
+Importing this imports Ray.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+import structlog
+
+from agent_actors.adapters.ray_runtime import (
+    Service,
+    connect_ray,
+    disconnect_ray,
+    start_local_ray,
+    start_service,
+)
+from agent_actors.cli.foreground import (
+    StartInterrupted,
+    ignore_stop_signals,
+    take_stop_signals,
+)
+from agent_actors.config import Config
+from agent_actors.contract import ServiceStatus
+from agent_actors.errors import ServiceUnreachable
+
+ASK_EVERY_S = 10.0
+LOST_AFTER_S = 60.0
+
+log = structlog.get_logger()
+
+
+@contextmanager
+def connected_ray(config: Config) -> Generator[None]:
+    """Stay connected to the Ray cluster that is configured. Raises ServiceUnreachable."""
+    with _stoppable_ray(lambda: connect_ray(config.ray)):
+        yield
+
+
+@contextmanager
+def local_ray(config: Config, *, temp_dir: str, verbose: bool) -> Generator[None]:
+    """Run a Ray of our own; `verbose` brings its workers' logs here."""
+    with _stoppable_ray(lambda: start_local_ray(config, temp_dir=temp_dir, log_to_driver=verbose)):
+        yield
+
+
+def run_service(
+    config: Config,
+    runner: asyncio.Runner,
+    *,
+    say_ready: Callable[[ServiceStatus], None],
+    watch_also: Callable[[], Coroutine[Any, Any, object]],
+    ready_within_s: float | None = None,
+) -> None:
+    """Start the service, or find the one that runs, and stay until a signal drains and stops it.
+
+    Raises KeyboardInterrupt then; ServiceUnreachable when it does not get ready in time, or is
+    lost, or when `watch_also` raises it.
+    """
+    service = start_service(config)
+    try:
+        _wait_until_ready(service, ready_within_s)
+        say_ready(service.status())
+        runner.run(_watch(service, watch_also))
+    except KeyboardInterrupt:
+        _drain(service)
+        raise
+
+
+@contextmanager
+def _stoppable_ray(start: Callable[[], None]) -> Generator[None]:
+    try:
+        try:
+            start()
+        except (KeyboardInterrupt, SystemExit) as error:  # Ray makes SystemExit of SIGTERM
+            raise StartInterrupted from error
+        take_stop_signals()
+        yield
+    finally:
+        disconnect_ray()
+
+
+def _wait_until_ready(service: Service, timeout_s: float | None) -> None:
+    """Return once all actors answer; without a limit wait for ever, and log what is missing."""
+    began = time.monotonic()
+    while True:
+        try:
+            return service.wait_ready(ASK_EVERY_S)
+        except ServiceUnreachable as error:
+            reason = _what_is_missing(service) or str(error)
+            if timeout_s is not None and time.monotonic() - began > timeout_s:
+                raise ServiceUnreachable(f"not ready after {timeout_s:g} s: {reason}") from error
+            log.warning("service.not_ready", reason=reason)
+
+
+def _what_is_missing(service: Service) -> str:
+    try:
+        pools = service.status(timeout_s=5.0).pools
+    except ServiceUnreachable:
+        return ""
+    reasons = [f"pool {pool.name}: {pool.reason}" for pool in pools if pool.reason]
+    silent = [actor.agent_id for pool in pools for actor in pool.actors if actor.state != "running"]
+    if silent:
+        reasons.append(f"waiting for {', '.join(silent)}, for which Ray may lack the resources")
+    return "; ".join(reasons)
+
+
+async def _watch(service: Service, watch_also: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    await asyncio.gather(_until_lost(service), watch_also())
+
+
+async def _until_lost(service: Service) -> None:
+    """Wait for the service to be silent for a minute: a supervisor that died comes back."""
+    heard = time.monotonic()
+    while True:
+        await asyncio.sleep(ASK_EVERY_S)
+        try:
+            await asyncio.to_thread(service.status)
+        except ServiceUnreachable as error:
+            log.warning("service.silent", reason=str(error))
+            if time.monotonic() - heard > LOST_AFTER_S:
+                raise
+        else:
+            heard = time.monotonic()
+
+
+def _drain(service: Service) -> None:
+    click.echo(
+        "Stopping: running tasks may finish; another signal gives them back at once.", err=True
+    )
+    try:
+        service.stop()
+    except KeyboardInterrupt:
+        log.warning("service.killed")
+    ignore_stop_signals()

@@ -1,0 +1,54 @@
+"""`serve`: the service in production, on what the configuration names."""
+
+import asyncio
+from functools import partial
+
+import click
+
+from agent_actors.cli.foreground import say_ready, until_signalled
+from agent_actors.cli.invocation import Invocation, json_option, shared_options
+from agent_actors.cli.provision import prepare_streams
+from agent_actors.cli.running import connected_ray, run_service
+from agent_actors.config import Config
+from agent_actors.config_keys import variable_of
+from agent_actors.errors import ConfigError
+from agent_actors.observe.logs import configure_logs
+
+
+@click.command()
+@click.option(
+    "--no-provision", is_flag=True, help="Only check that JetStream has what the service needs."
+)
+@json_option
+@shared_options
+@click.pass_obj
+def serve(invocation: Invocation, *, no_provision: bool, as_json: bool) -> None:
+    """Run the service on the NATS, Ray and vLLM configured.
+
+    It starts the service on the Ray cluster, or finds the one that runs there, and stays. Ctrl-C
+    or SIGTERM drains and stops the service; when this process is killed the service goes on.
+    """
+    config = invocation.load()
+    _require_all(config)
+    configure_logs("serve", level="debug" if invocation.debug else None)
+    with until_signalled(), asyncio.Runner() as runner:
+        runner.run(prepare_streams(config, only_check=no_provision))
+        with connected_ray(config):
+            run_service(
+                config,
+                runner,
+                say_ready=partial(say_ready, config, as_json=as_json),
+                watch_also=asyncio.Event().wait,
+            )
+
+
+def _require_all(config: Config) -> None:
+    needed = {("nats", "url"): config.nats.url, ("vllm", "urls"): config.vllm.urls}
+    missing = [
+        f"{'.'.join(path)} ({variable_of(path)})" for path, value in needed.items() if not value
+    ]
+    if missing:
+        raise ConfigError(
+            f"{' and '.join(missing)}: must be set, since `serve` starts nothing of its own; "
+            "`agent-actors up` does"
+        )

@@ -1,0 +1,100 @@
+"""`status` and `pools`: where a task stands, what the service does."""
+
+from datetime import datetime
+
+import click
+
+from agent_actors.cli.failure import TASK_FAILED
+from agent_actors.cli.invocation import Invocation, json_option, shared_options
+from agent_actors.cli.printing import print_json
+from agent_actors.cli.results import show_result
+from agent_actors.cli.session import with_client
+from agent_actors.cli.tables import print_table
+from agent_actors.client import AgentClient
+from agent_actors.contract import PoolStatus, ServiceStatus, TaskStatus, utc_now
+
+HEADINGS = ("Pool", "State", "Subjects", "Actors", "Slots used", "Waiting", "Unacked", "Settled")
+
+
+@click.command()
+@click.argument("task_id", required=False)
+@json_option
+@shared_options
+@click.pass_obj
+def status(invocation: Invocation, *, task_id: str | None, as_json: bool) -> None:
+    """Show where a task stands, or what the service does.
+
+    The exit code is 1 for a task that has failed.
+    """
+    if task_id is None:
+        service = with_client(invocation, AgentClient.service_status)
+        print_json(service) if as_json else _show_service(service)
+        return
+
+    async def ask(client: AgentClient) -> TaskStatus:
+        return await client.status(task_id)
+
+    task = with_client(invocation, ask)
+    print_json(task) if as_json else _show_task(task)
+    if task.state == "failed":
+        raise click.exceptions.Exit(TASK_FAILED)
+
+
+@click.command()
+@json_option
+@shared_options
+@click.pass_obj
+def pools(invocation: Invocation, *, as_json: bool) -> None:
+    """Show the pools and what waits for them."""
+    found = with_client(invocation, AgentClient.pools)
+    print_json(found) if as_json else _show_pools(found)
+
+
+def _show_task(task: TaskStatus) -> None:
+    if task.result:
+        show_result(task.result)
+        return
+    meaning = {
+        "running": f"attempt {task.attempt}, on {task.agent_id}",
+        "waiting": f"after attempt {task.attempt}, for the next",
+        "unknown": "no agent has begun it, or there is no such task",
+    }
+    click.echo(f"{task.task_id} {task.state}  ({meaning[task.state]})")
+
+
+def _show_service(service: ServiceStatus) -> None:
+    since = service.started.astimezone()
+    click.echo(
+        f"agent-actors {service.version}, supervisor {service.supervisor_id}, "
+        f"running since {since:%Y-%m-%d %H:%M:%S} ({_age(service.started)})\n"
+    )
+    _show_pools(service.pools)
+
+
+def _show_pools(found: list[PoolStatus]) -> None:
+    print_table(HEADINGS, (_row(pool) for pool in found))
+
+
+def _row(pool: PoolStatus) -> tuple[object, ...]:
+    running = sum(actor.state == "running" for actor in pool.actors)
+    return (
+        pool.name,
+        f"{pool.state}: {pool.reason}" if pool.reason else pool.state,
+        ", ".join(pool.subjects),
+        f"{running}/{len(pool.actors)}",
+        f"{pool.slots_used}/{pool.slots}",
+        _count(pool.pending),
+        _count(pool.unacked),
+        pool.settled,
+    )
+
+
+def _count(messages: int) -> str:
+    return "?" if messages < 0 else str(messages)
+
+
+def _age(started: datetime) -> str:
+    minutes = int((utc_now() - started).total_seconds() // 60)
+    days, minutes = divmod(minutes, 24 * 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{f'{days} d ' if days else ''}{f'{hours} h ' if hours else ''}{minutes} min"
