@@ -42,6 +42,10 @@ class ResultTimeout(AgentActorsError):
     """The task has not ended in the time that was given; it goes on, so wait or ask again."""
 
 
+class PublishRefused(AgentActorsError):
+    """NATS will never take this message; the message says why."""
+
+
 class FencedOut(AgentActorsError):
     """Another attempt owns the task by now: publish nothing, ack nothing, nak nothing."""
 
