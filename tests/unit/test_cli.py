@@ -108,16 +108,26 @@ def test_the_schema_is_json():
     assert {"AgentTask", "AgentResult"} <= schema["$defs"].keys()
 
 
-def test_the_configuration_shown_can_be_read_again_but_for_its_secrets(tmp_path: Path):
+def test_the_configuration_shown_is_the_one_in_force_and_can_be_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("AGENT_ACTORS_NATS_URL", "nats://127.0.0.1:1")
     file = tmp_path / "agents.yaml"
-    file.write_text("nats: {user: me, password: secret}\nvllm: {api_key: hidden}\npools: {a: {}}\n")
-    shown = run("config", "show", "--config", str(file)).output
-    assert "***" in shown
-    assert "hidden" not in shown
-    assert "secret" not in shown
+    file.write_text("pools: {small: {actors: 1}}\n")
     again = tmp_path / "again.yaml"
-    again.write_text(shown)
-    assert load_config(str(again), {}).pools == load_config(str(file), {}).pools
+    again.write_text(run("config", "show", "--config", str(file)).output)
+    shown = load_config(str(again), {})
+    assert shown.nats.url == "nats://127.0.0.1:1"
+    assert shown.pools["small"].actors == 1
+
+
+def test_the_configuration_shown_has_no_secrets(tmp_path: Path):
+    file = tmp_path / "agents.yaml"
+    file.write_text("nats: {user: me, password: hidden}\nvllm: {api_key: hidden}\n")
+    for more in ((), ("--json",)):
+        shown = run("config", "show", "--config", str(file), *more).output
+        assert "***" in shown
+        assert "hidden" not in shown
 
 
 def test_the_reference_has_every_key_with_its_variable():
