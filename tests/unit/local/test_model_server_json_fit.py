@@ -19,6 +19,13 @@ EXTRA = st.sampled_from([{}, {"additionalProperties": False}])
 PLAIN_JSON = st.none() | st.booleans() | st.integers(-99, 99) | st.text(max_size=9)
 
 
+def nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(levels):
+        schema = {"not": schema}
+    return schema
+
+
 def bounded(type_: str, low: str, high: str, edges: st.SearchStrategy[Any]):
     """Schemas of a type with a lower bound, an upper one, both or none."""
 
@@ -242,9 +249,22 @@ def test_sparse_leaves_out_what_is_optional_and_has_no_hint():
         ({"type": "integer", "minimum": 5, "maximum": 1}, "knows no JSON"),
         ({"type": "integer", "multipleOf": 7}, 'Unimplemented keys: ["multipleOf"]'),
         ({"items": {"uniqueItems": True}}, 'Unimplemented keys: ["uniqueItems"]'),
-        ({"type": "string", "format": "banana"}, 'Unimplemented keys: ["format"]'),
+        ({"type": "string", "format": "banana"}, "Unknown format: banana"),
         ({"enum": []}, "knows no JSON"),
-        ({"$ref": "#"}, "knows no JSON"),
+        ({"$ref": "#"}, "refers to itself without end"),
+        ({"anyOf": [{"type": "string"}, {"$ref": "#"}]}, "refers to itself without end"),
+        (
+            {
+                "properties": {"a": {"$ref": "#/$defs/b"}},
+                "$defs": {"b": {"not": {"$ref": "#/properties/a"}}},
+            },
+            "refers to itself without end",
+        ),
+        (
+            {"type": "object", "required": ["a"], "properties": {"a": {"$ref": "#"}}},
+            "knows no JSON",
+        ),
+        (nested(65), "nested deeper than 64 levels"),
         ({"type": "array", "minItems": 10**9}, "knows no JSON"),
         ({"type": "string", "minLength": 10**9}, "knows no JSON"),
     ],

@@ -6,34 +6,28 @@ fits; a schema for which nothing is found is refused, as vLLM refuses what its g
 
 import re
 from collections.abc import Iterator, Mapping
-from functools import lru_cache, reduce
+from functools import reduce
 from typing import Any, cast
 
-import msgspec
 from jsonschema.protocols import Validator
 from referencing import Registry, Resource
-from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
 from agent_actors.local.model_server.refusal import Refusal, bad_request
 from agent_actors.local.model_server.simulation.json_scalars import (
-    FORMATS,
     integers,
     numbers,
     strings,
 )
 from agent_actors.local.model_server.simulation.pattern import matching
+from agent_actors.local.model_server.simulation.schema_check import checked
 from agent_actors.local.model_server.simulation.schema_merge import Schema, merge
 from agent_actors.local.model_server.wire import encode
-from agent_actors.strategies.json_schema import BrokenSchema, compiled
-
-# What vLLM refuses with one backend of its grammars or another.
-UNIMPLEMENTED = ("multipleOf", "uniqueItems", "contains", "minContains", "maxContains")
-MAX_CACHED_SCHEMAS = 64
+from agent_actors.strategies.json_schema import BrokenSchema
 
 # Below this depth only what must be there is there, so that a schema that contains itself ends.
 ROOMY_DEPTH = 3
-MAX_DEPTH = 40
+MAX_DEPTH = 10
 # Schemas that contradict themselves could be searched for ever.
 MAX_STEPS = 4_000
 MAX_KEYS = 64
@@ -59,13 +53,13 @@ def fit(schema: Object, *, about: str, hints: Hints | None = None, sparse: bool 
     where they fit. With `sparse` an optional property is left out unless there is a hint for it.
     """
     try:
-        validator = _portable(encode(schema))
+        validator = checked(encode(schema))
         return _Fitter(validator, schema, about, hints or {}, sparse=sparse).value(schema)
     except BrokenSchema as error:
         raise grammar_error(_worded(str(error))) from None
     except re.error as error:
         raise grammar_error(f"Regex parsing error: {error}") from None
-    except (_NoFitError, _GaveUpError, Unresolvable, RecursionError):
+    except (_NoFitError, _GaveUpError):
         raise grammar_error("the simulated model knows no JSON that fits this schema") from None
 
 
@@ -78,28 +72,6 @@ def _worded(problem: str) -> str:
     """Say as vLLM does that a type is wrong, which is what is wrong with most wrong schemas."""
     wrong_type = re.match(r"(?:.*\.)?type: '(\w+)' is not valid", problem)
     return f"Invalid type: {wrong_type[1]}" if wrong_type else problem.lstrip(".: ")
-
-
-@lru_cache(maxsize=MAX_CACHED_SCHEMAS)
-def _portable(schema_json: bytes) -> Validator:
-    """Return the validator of a schema that every grammar of vLLM takes; raises BrokenSchema."""
-    validator = compiled(schema_json)
-    root: Resource[Schema] = Resource.from_contents(
-        msgspec.json.decode(schema_json), default_specification=DRAFT202012
-    )
-    if keys := sorted({*_unimplemented(root)}):
-        raise BrokenSchema(f"Unimplemented keys: {encode(keys).decode()}")
-    return validator
-
-
-def _unimplemented(resource: Resource[Schema]) -> Iterator[str]:
-    schema = resource.contents
-    if isinstance(schema, dict):
-        yield from (key for key in UNIMPLEMENTED if schema.get(key, False) is not False)
-        if schema.get("format", "date") not in FORMATS:
-            yield "format"
-    for part in resource.subresources():
-        yield from _unimplemented(part)
 
 
 class _NoFitError(Exception):
