@@ -55,7 +55,9 @@ class Bench:
         await self.link.publish_stored(response_subject(result.status), encode(result))
 
     async def tell(self, task_id: str, kind: str) -> None:
-        event = TaskEvent(task_id=task_id, kind=kind, time=utc_now(), attempt=1)
+        event = TaskEvent(
+            task_id=task_id, kind=kind, time=utc_now(), agent_id="default-0", attempt=1
+        )
         await NATSEvents(self.link).emit(event)
 
     async def ledger_answer(self, request: bytes) -> bytes:

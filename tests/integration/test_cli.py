@@ -1,0 +1,337 @@
+"""Commands as processes of their own, against a real NATS; a scripted service answers them."""
+
+import asyncio
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from support.bench import Bench, a_result, working_bench
+from support.nats import NatsServer
+from support.ready import free_port
+from support.until import until
+
+from agent_actors.cli import COMMANDS
+from agent_actors.config import NatsConfig
+from agent_actors.contract import (
+    ActorStatus,
+    PoolStatus,
+    ServiceStatus,
+    TaskState,
+    encode,
+    utc_now,
+)
+
+# Twice what it is on a small machine that does other things besides.
+QUICK_CPU_S = 0.5
+
+
+class Ended(NamedTuple):
+    """What became of a command."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+async def bench(nats_server: NatsServer) -> AsyncIterator[Bench]:
+    async with working_bench(nats_server, NatsConfig(url=nats_server.url)) as bench:
+        yield bench
+
+
+async def start(url: str, *args: str, **streams) -> asyncio.subprocess.Process:
+    """Start a command that knows its NATS by the environment."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "agent_actors", *args),
+        env={**os.environ, "AGENT_ACTORS_NATS_URL": url, "TERM": "xterm"},
+        **{"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE, **streams},
+    )
+
+
+async def run(url: str, *args: str) -> Ended:
+    process = await start(url, *args)
+    out, err = await process.communicate()
+    return Ended(process.returncode or 0, out.decode(), err.decode())
+
+
+# How they start.
+
+
+@contextmanager
+def cpu_of_children() -> Iterator[list[float]]:
+    spent: list[float] = []
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    yield spent
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--help",),
+        ("version",),
+        ("schema",),
+        ("config", "show"),
+        *((name, "--help") for name in COMMANDS if name not in {"serve", "config"}),
+    ],
+    ids=" ".join,
+)
+def test_a_command_starts_quickly_and_without_ray(args: tuple[str, ...], tmp_path: Path):
+    listing = tmp_path / "modules"
+    script = (
+        "import atexit, sys; from pathlib import Path; "
+        f"atexit.register(lambda: Path({str(listing)!r}).write_text(' '.join(sys.modules))); "
+        "from agent_actors.cli import main; main()"
+    )
+    with cpu_of_children() as spent:
+        subprocess.run([sys.executable, "-c", script, *args], check=True, stdout=subprocess.DEVNULL)
+    modules = listing.read_text().split()
+    assert "agent_actors.cli" in modules
+    assert "ray" not in modules
+    assert spent[0] < QUICK_CPU_S
+
+
+def test_the_module_and_the_program_are_the_same():
+    program = Path(sys.executable).with_name("agent-actors")
+    as_module = subprocess.run(
+        [sys.executable, "-m", "agent_actors", "--help"], check=True, capture_output=True
+    )
+    assert b"Usage: agent-actors [OPTIONS]" in as_module.stdout
+    if program.exists():
+        as_program = subprocess.run([program, "--help"], check=True, capture_output=True)
+        assert as_program.stdout == as_module.stdout
+
+
+# Handing in.
+
+
+@pytest.mark.nats
+async def test_submit_prints_the_id_that_it_made_up(bench: Bench):
+    ended = await run(bench.url, "submit", "write it")
+    stored = json.loads((await bench.js.get_msg("AGENT_TASKS", 1)).data)
+    assert ended == Ended(0, f"{stored['task_id']} submitted to agent.tasks.dev\n", "")
+    assert stored["task_description"] == "write it"
+
+
+@pytest.mark.nats
+async def test_submit_tells_of_a_task_that_was_there_before(bench: Bench):
+    args = ("submit", "write it", "--task-id", "t-1", "--json")
+    first, again = await run(bench.url, *args), await run(bench.url, *args)
+    task = {"task_id": "t-1", "subject": "agent.tasks.dev", "stream_seq": 1}
+    assert json.loads(first.out) == {**task, "duplicate": False}
+    assert json.loads(again.out) == {**task, "duplicate": True}
+    assert "t-1 was submitted before" in again.err
+
+
+@pytest.mark.nats
+@pytest.mark.parametrize(("state", "code"), [("completed", 0), ("failed", 1)])
+async def test_submit_waits_and_ends_as_the_task_does(bench: Bench, state: TaskState, code: int):
+    await bench.record("t-1", state)
+    ended = await run(bench.url, "submit", "x", "--task-id", "t-1", "--wait")
+    assert ended.code == code
+    assert ended.out.startswith(f"t-1 {state}  (DEV on default-0")
+    assert ended.err == "t-1 submitted to agent.tasks.dev\n"
+    ended = await run(bench.url, "submit", "x", "--task-id", "t-1", "--wait", "--json")
+    assert ended.code == code
+    assert json.loads(ended.out)["status"] == state
+
+
+@pytest.mark.nats
+async def test_a_wait_in_vain_ends_with_3_and_says_where_the_task_stands(bench: Bench):
+    ended = await run(bench.url, "submit", "x", "--task-id", "t-1", "--wait", "--timeout", "0.1")
+    assert ended.code == 3
+    assert "Error: t-1 has no result after 0.1 s: no agent has begun it" in ended.err
+    assert "Traceback" not in ended.err
+
+
+@pytest.mark.nats
+async def test_a_terminal_sees_how_the_task_fares(bench: Bench):
+    ours, theirs = os.openpty()
+    process = await start(
+        bench.url, "submit", "x", "--task-id", "t-1", "--wait", stdout=PIPE, stderr=theirs
+    )
+    os.close(theirs)
+    terminal = Terminal(ours)
+    await until(lambda: terminal.shows("waiting for an agent"))
+
+    async def shows_the_event() -> bool:
+        await bench.tell("t-1", "started")  # again and again: an event may be missed
+        return terminal.shows("running on default-0, attempt 1")
+
+    await until(shows_the_event)
+    await bench.record("t-1", "completed")
+    out, _ = await process.communicate()
+    assert out.startswith(b"t-1 completed")
+
+
+class Terminal:
+    """What a program shows on its terminal."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._shown = ""
+        self._descriptor = descriptor
+        asyncio.get_running_loop().add_reader(descriptor, self._read)
+
+    def shows(self, words: str) -> bool:
+        return words in self._shown
+
+    def _read(self) -> None:
+        try:
+            self._shown += os.read(self._descriptor, 4096).decode()
+        except OSError:  # the program has ended
+            asyncio.get_running_loop().remove_reader(self._descriptor)
+            os.close(self._descriptor)
+
+
+# Asking and looking on.
+
+
+@pytest.mark.nats
+@pytest.mark.parametrize(
+    ("state", "code", "said"),
+    [
+        ("completed", 0, "t-1 completed  (DEV"),
+        ("failed", 1, "t-1 failed  (DEV"),
+        ("running", 0, "t-1 running  (attempt 2, on default-0)"),
+        ("waiting", 0, "t-1 waiting  (after attempt 2, for the next)"),
+        (None, 0, "t-1 unknown  (no agent has begun it, or there is no such task)"),
+    ],
+)
+async def test_status_tells_where_a_task_stands(
+    bench: Bench, state: TaskState | None, code: int, said: str
+):
+    if state:
+        await bench.record("t-1", state, attempt=2, agent_id="default-0")
+    ended = await run(bench.url, "status", "t-1")
+    assert (ended.code, ended.err) == (code, "")
+    assert ended.out.startswith(said)
+    as_json = await run(bench.url, "status", "t-1", "--json")
+    assert json.loads(as_json.out)["state"] == (state or "unknown")
+
+
+@pytest.mark.nats
+async def test_status_and_pools_tell_what_the_service_does(bench: Bench):
+    actors = [
+        ActorStatus(agent_id="default-0", state="running", slots=32, slots_used=5),
+        ActorStatus(agent_id="default-1", state="starting", slots=0, slots_used=0),
+    ]
+    pool = PoolStatus(
+        name="default",
+        subjects=["agent.tasks.>"],
+        state="stalled",
+        reason="consumer missing",
+        actors=actors,
+        slots=32,
+        slots_used=5,
+        settled=7,
+    )
+    service = ServiceStatus(version="1", supervisor_id="ns/it", started=utc_now(), pools=[pool])
+
+    async def status(_: bytes) -> bytes:
+        return encode(service)
+
+    async def pools(_: bytes) -> bytes:
+        return encode([pool])
+
+    await bench.serve({"status": status, "pools": pools})
+    of_service, of_pools = await run(bench.url, "status"), await run(bench.url, "pools")
+    assert "agent-actors 1, supervisor ns/it, running since" in of_service.out
+    row = of_pools.out.splitlines()[-1].split()
+    assert " ".join(row) == "default stalled: consumer missing agent.tasks.> 1/2 5/32 ? ? 7"
+    assert of_pools.out in of_service.out
+    assert json.loads((await run(bench.url, "pools", "--json")).out)[0]["settled"] == 7
+
+
+@pytest.mark.nats
+async def test_watch_prints_results_until_it_is_interrupted(bench: Bench):
+    process = await start(bench.url, "watch", "--json")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert b"Watching" in await process.stderr.readline()
+    for task_id in ("t-1", "t-2"):
+        await bench.announce(a_result(task_id))
+        assert json.loads(await process.stdout.readline())["task_id"] == task_id
+    process.send_signal(signal.SIGINT)
+    out, err = await process.communicate()
+    assert (process.returncode, out, err) == (0, b"", b"")
+
+
+@pytest.mark.nats
+async def test_watch_prints_a_line_for_people(bench: Bench):
+    process = await start(bench.url, "watch", "--task-id", "t-2")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert b"Watching" in await process.stderr.readline()
+    await bench.announce(a_result("t-1"))
+    await bench.announce(a_result("t-2", "failed"))
+    assert (await process.stdout.readline()).decode().split()[1:4] == ["failed", "DEV", "t-2"]
+    process.send_signal(signal.SIGINT)
+    assert await process.wait() == 0
+
+
+# Streams.
+
+
+@pytest.mark.nats
+async def test_provision_makes_what_a_dry_run_only_tells(nats_server: NatsServer):
+    planned = await run(nats_server.url, "provision", "--dry-run", "--json")
+    made = await run(nats_server.url, "provision", "--json")
+    again = await run(nats_server.url, "provision")
+    assert json.loads(planned.out) == json.loads(made.out)
+    assert {change["action"] for change in json.loads(made.out)} == {"created"}
+    assert again.out.count("unchanged") == len(json.loads(made.out))
+
+
+@pytest.mark.nats
+async def test_a_change_that_would_lose_messages_ends_with_2(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+):
+    for _ in range(2):
+        await bench.announce(a_result("t-1"))
+    monkeypatch.setenv("AGENT_ACTORS_STREAMS_RESPONSES_MAX_BYTES", "1")
+    ended = await run(bench.url, "provision")
+    assert ended.code == 2
+    assert "AGENT_RESPONSES" in ended.err
+
+
+@pytest.mark.nats
+async def test_without_streams_submit_names_the_remedy(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("AGENT_ACTORS_NATS_REQUEST_TIMEOUT_S", "0.2")
+    ended = await run(nats_server.url, "submit", "x")
+    assert ended.code == 3
+    assert "run `agent-actors provision`" in ended.err
+
+
+# When nobody is there.
+
+
+@pytest.mark.parametrize("command", ["status", "pools", "watch", "provision"])
+async def test_without_nats_it_ends_with_3_and_says_where_it_looked(command: str):
+    url = f"nats://127.0.0.1:{free_port()}"
+    ended = await run(url, command)
+    assert ended.code == 3
+    assert ended.out == ""
+    assert ended.err.startswith(f"Error: cannot connect to NATS at {url}: ")
+    assert ended.err.count("\n") == 1
+
+
+@pytest.mark.nats
+async def test_without_a_service_status_ends_with_3(bench: Bench):
+    ended = await run(bench.url, "status")
+    assert ended.code == 3
+    assert ended.err == (
+        "Error: no service answers: start one with `agent-actors up` or `agent-actors serve`\n"
+    )
