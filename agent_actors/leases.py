@@ -38,6 +38,9 @@ class Lease(Struct, frozen=True):
     revision: int
 
 
+# Pauses that add up to some ten seconds.
+LAG_READS = 10
+
 Begun = Lease | Announce | AckCopy | Stale | Conflict
 
 
@@ -127,10 +130,15 @@ class Leases:
                 return stored.revision
 
     async def _read_past(self, key: str, revision: int) -> Stored:
-        """Read until the record is newer than `revision`: a leader just elected may lag."""
+        """Read until the record is newer than `revision`: a leader just elected may lag.
+
+        One that stays older was expired or purged in between; then that is how it is.
+        """
+        stored = await until_answered(lambda: self._store.read(key))
         pause_s = FIRST_PAUSE_S / 10
-        while True:
-            stored = await until_answered(lambda: self._store.read(key))
+        for _ in range(LAG_READS):
             if stored.revision > revision:
-                return stored
+                break
             pause_s = await pause(pause_s)
+            stored = await until_answered(lambda: self._store.read(key))
+        return stored

@@ -29,6 +29,13 @@ class Source(Struct, frozen=True, kw_only=True):
     consumer_created: int
     num_delivered: int
 
+    def is_same_message(self, other: "Source") -> bool:
+        """Tell whether both are of one message; a stream made anew has new consumers too."""
+        return (self.stream_seq, self.consumer_created) == (
+            other.stream_seq,
+            other.consumer_created,
+        )
+
     def is_later_than(self, other: "Source") -> bool:
         """Tell whether this handing-out of a message came after that one of the same message.
 
@@ -138,7 +145,7 @@ def begin(found: TaskRecord | None, claim: Claim, *, rival_queued: bool | None =
     """
     if found is None:
         return Run(_running(claim))
-    if found.content != claim.content:
+    if found.content != claim.content and not claim.source.is_same_message(found.source):
         return Conflict()
     if found.is_terminal:
         return Announce(found)

@@ -178,12 +178,22 @@ def test_a_task_that_has_ended_is_announced_again_and_never_run(state, by):
 
 
 @pytest.mark.parametrize("found", [running, waiting, ended])
-@pytest.mark.parametrize("by", [source(), source(delivered=2), source(23)])
+@pytest.mark.parametrize("by", [source(23), source(23, 2), source(created=2_000)])
 @pytest.mark.parametrize("rival_queued", [None, True, False])
 def test_other_content_under_the_same_id_is_a_conflict_whatever_the_first_one_does(
     found, by, rival_queued
 ):
     assert begin(found(), claim(by, content="other"), rival_queued=rival_queued) == Conflict()
+
+
+@pytest.mark.parametrize("of", [source(delivered=2), source(delivered=9)])
+def test_one_message_is_no_conflict_with_itself_though_it_is_read_differently(of):
+    """A later version of the service may read more, or less, in the same bytes."""
+    verdict = begin(running(source()), claim(of, content="other"))
+    assert isinstance(verdict, Run)
+    assert verdict.record.content == "other"
+    found = ended(source())
+    assert begin(found, claim(of, content="other")) == Announce(found)
 
 
 # commit, release, and what was never begun.
