@@ -1,9 +1,11 @@
 """JSON Schema as tasks use it: checked before use, kept compiled, and never fetching anything."""
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any, cast
 
 import msgspec
+import regex
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import (
     SchemaError,
@@ -11,7 +13,10 @@ from jsonschema.exceptions import (
     best_match,  # pyright: ignore[reportUnknownVariableType] - its stub returns Incomplete
 )
 from jsonschema.protocols import Validator
-from jsonschema.validators import validator_for
+from jsonschema.validators import (
+    extend,  # pyright: ignore[reportUnknownVariableType] - its stub is partial
+    validator_for,
+)
 from referencing import Registry, Resource
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
@@ -19,6 +24,11 @@ from referencing.jsonschema import DRAFT202012
 MAX_CACHED_SCHEMAS = 64
 MAX_DETAIL_CHARS = 500
 REFERENCES = ("$ref", "$dynamicRef")
+
+# Python's `re` may search for hours, and nothing can stop it. jsonschema uses it for property
+# names too, in three keywords, so schemas with patterns for names are refused.
+PATTERN_TIMEOUT_S = 0.1
+REFUSED = "patternProperties"
 
 # Without `retrieve`, so that a $ref to another document fails; the default one downloads it.
 _registry: Registry[Any] = Registry()
@@ -38,12 +48,13 @@ def compiled(schema_json: bytes) -> Validator:
     try:
         kind.check_schema(schema)
         root: Resource[Any] = Resource.from_contents(schema, default_specification=DRAFT202012)
-        _check_references(root, _registry.resolver_with_root(root))
+        _check_parts(root, _registry.resolver_with_root(root))
     except SchemaError as error:
         raise BrokenSchema(f"{error.json_path.removeprefix('$')}: {_cut(error.message)}") from error
     except Unresolvable as error:
         raise _unresolvable(error) from error
-    return kind(schema, registry=_registry)
+    timed = cast("type[Validator]", extend(kind, {"pattern": _pattern}))
+    return timed(schema, registry=_registry)
 
 
 def mismatch(validator: Validator, value: Any) -> str:  # noqa: ANN401 - any JSON value
@@ -57,15 +68,35 @@ def mismatch(validator: Validator, value: Any) -> str:  # noqa: ANN401 - any JSO
     return f"at {worst.json_path}: {_cut(worst.message)}" if worst else ""
 
 
-def _check_references(resource: Resource[Any], resolver: Any) -> None:  # noqa: ANN401 - its class is private
-    """Raise Unresolvable at the first reference that leads nowhere."""
+def _check_parts(resource: Resource[Any], resolver: Any) -> None:  # noqa: ANN401 - its class is private
+    """Raise Unresolvable at the first reference that leads nowhere, BrokenSchema at a refusal."""
     schema = cast("dict[str, Any] | bool", resource.contents)
     if isinstance(schema, dict):
+        if REFUSED in schema:
+            raise BrokenSchema(f": has {REFUSED}, which is not supported")
         for keyword in REFERENCES:
             if keyword in schema:
                 resolver.lookup(schema[keyword])
     for part in resource.subresources():
-        _check_references(part, resolver.in_subresource(part))
+        _check_parts(part, resolver.in_subresource(part))
+
+
+def _pattern(
+    validator: Validator,
+    pattern: str,
+    instance: Any,  # noqa: ANN401 - any JSON value
+    schema: object,  # noqa: ARG001 - jsonschema's signature of a keyword
+) -> Iterator[ValidationError]:
+    """Check the keyword `pattern` within a time limit."""
+    if not validator.is_type(instance, "string"):
+        return
+    try:
+        found = regex.search(pattern, str(instance), timeout=PATTERN_TIMEOUT_S)
+    except TimeoutError:
+        yield ValidationError(f"the pattern {pattern!r} takes too long on the answer")
+        return
+    if not found:
+        yield ValidationError(f"{instance!r} does not match {pattern!r}")
 
 
 def _unresolvable(error: Unresolvable) -> BrokenSchema:
