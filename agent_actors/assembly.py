@@ -31,8 +31,8 @@ async def build_agent_actor(settings: ActorSettings) -> ActorParts:
     """Connect an agent to NATS and its model. Raises ServiceUnreachable, PermissionDenied."""
     configure_logs("agent-actor")
     config = settings.config
-    connection = await connect(config.nats, name=settings.agent_id, on_closed=end_process)
     client = VLLMHTTPClient.from_config(config.vllm)
+    connection = await connect(config.nats, name=settings.agent_id, on_closed=end_process)
     acks = JetStreamAcks(connection)
     settle = SettleDelivery(
         agent_id=settings.agent_id,

@@ -61,6 +61,10 @@ class ExecuteAgentTask:
             return failure
         except TimeoutError as error:
             return late if limit.expired() else _crashed(error)
+        except asyncio.CancelledError as error:
+            if _is_told_to_stop():
+                raise
+            return _crashed(error)
         except Exception as error:  # noqa: BLE001 - a strategy's bug must not lose its task
             return _crashed(error)
         return None
@@ -84,7 +88,13 @@ class ExecuteAgentTask:
         return self._strategies[name]
 
 
-def _crashed(error: Exception) -> StrategyCrashed:
+def _is_told_to_stop() -> bool:
+    """Tell a cancellation of this attempt from one that leaked out of the strategy's own tasks."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _crashed(error: BaseException) -> StrategyCrashed:
     log.error("task.strategy_crashed", exc_info=error)
     return StrategyCrashed(f"{type(error).__name__}: {error}")
 

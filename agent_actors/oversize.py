@@ -1,7 +1,5 @@
 """What does not fit into one message: its big parts move to the object store, biggest first."""
 
-from typing import Any
-
 import msgspec
 from msgspec.structs import replace
 
@@ -18,19 +16,30 @@ from agent_actors.ports import ArtifactStore, Message
 
 HEADER_LINE_BYTES = 4
 
+# A reference takes the place of a part, and is shorter than this.
+SMALL_PART_BYTES = 1_024
+# The artifact that is the whole result.
+WHOLE = "result"
+
 
 async def fit_result(
     result: AgentResult, *, max_bytes: int, folder: str, store: ArtifactStore
 ) -> bytes:
-    """Return the result as JSON of at most `max_bytes`, with a reference for each part moved."""
+    """Return the result as JSON of at most `max_bytes`, with a reference for each part moved.
+
+    One that is big by many small parts moves as a whole, and keeps only what names it.
+    """
     payload = encode(result)
-    while len(payload) > max_bytes:
-        name, part = _biggest_part(result)
-        data = part.encode() if isinstance(part, str) else encode(part)
+    if len(payload) <= max_bytes:
+        return payload
+    whole = payload
+    for name, data in _big_parts(result):
         ref = await _put(store, f"{folder}/{name}", data)
         result = _without(result, name, ref)
         payload = encode(result)
-    return payload
+        if len(payload) <= max_bytes:
+            return payload
+    return encode(_bare(result, await _put(store, f"{folder}/{WHOLE}", whole)))
 
 
 async def fit_dead_letter(message: Message, *, max_bytes: int, store: ArtifactStore) -> Message:
@@ -55,19 +64,30 @@ async def _put(store: ArtifactStore, name: str, data: bytes) -> ArtifactRef:
     return await until_answered(lambda: store.put(name, data))
 
 
-def _biggest_part(result: AgentResult) -> tuple[str, Any]:
-    parts: dict[str, Any] = {
-        "operations": result.operations,
-        "audit_trail": result.audit_trail,
-        "constraints": result.constraints,
-        "proposal.content": result.proposal.content if result.proposal else "",
-    }
-    parts |= {
-        name: value
-        for name, value in result.artifacts.items()
-        if not isinstance(value, ArtifactRef)
-    }
-    return max(parts.items(), key=lambda part: len(encode(part[1])))
+def _big_parts(result: AgentResult) -> list[tuple[str, bytes]]:
+    """Return the parts worth moving, as they are stored: text as it is, the rest as JSON."""
+    text = result.proposal.content if result.proposal else ""
+    parts = [
+        ("proposal.content", text.encode()),
+        ("operations", encode(result.operations)),
+        ("audit_trail", encode(result.audit_trail)),
+        ("constraints", encode(result.constraints)),
+    ]
+    for name, value in result.artifacts.items():
+        parts.append((name, value.encode() if isinstance(value, str) else encode(value)))
+    big = [part for part in parts if len(part[1]) > SMALL_PART_BYTES]
+    return sorted(big, key=lambda part: len(part[1]), reverse=True)
+
+
+def _bare(result: AgentResult, ref: ArtifactRef) -> AgentResult:
+    return replace(
+        result,
+        proposal=None,
+        operations=[],
+        audit_trail=[],
+        constraints={},
+        artifacts={WHOLE: ref},
+    )
 
 
 def _without(result: AgentResult, name: str, ref: ArtifactRef) -> AgentResult:

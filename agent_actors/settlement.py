@@ -89,7 +89,7 @@ class SettleDelivery:
         self._pool_name = pool_name
         self._pool = pool
         self._max_payload_bytes = max_payload_bytes
-        self._max_body_bytes = max_payload_bytes - PAYLOAD_MARGIN_BYTES
+        self._max_result_bytes = max_payload_bytes - PAYLOAD_MARGIN_BYTES
         self._execute = execute
         self._leases = leases
         self._publisher = publisher
@@ -98,13 +98,14 @@ class SettleDelivery:
         self._events = events
         self._clock = clock
         self._attempts: dict[str, asyncio.Task[Outcome]] = {}
+        self._giving_back = False
 
     async def __call__(self, delivery: Delivery) -> Settled:
         """Settle one delivery and say how. Waits for NATS as long as it is away.
 
         Raises PermissionDenied and StreamMissing, with the message still in the queue.
         """
-        reading = read(delivery, max_bytes=self._max_body_bytes)
+        reading = read(delivery, max_payload_bytes=self._max_payload_bytes)
         bind_contextvars(
             pool=self._pool_name,
             agent_id=self._agent_id,
@@ -116,7 +117,8 @@ class SettleDelivery:
         return settled
 
     def give_back(self) -> None:
-        """End all attempts under way; their settlements release the tasks and nak them."""
+        """End all attempts, those about to begin too; their settlements give the tasks back."""
+        self._giving_back = True
         for attempt in self._attempts.values():
             attempt.cancel()
 
@@ -172,6 +174,8 @@ class SettleDelivery:
         self, delivery: Delivery, reading: ValidTask | BrokenTask, lease: Lease
     ) -> Outcome | None:
         """Return what the attempt came to; None when it was told to give the task back."""
+        if self._giving_back:
+            return None
         if isinstance(reading, BrokenTask):
             return Outcome(self._broken_result(delivery, reading, lease), reading.problem)
         request = self._request(reading, lease.record.attempt)
@@ -195,8 +199,10 @@ class SettleDelivery:
         return "retried"
 
     async def _announce(self, record: TaskRecord, delivery: Delivery) -> None:
-        for message in announcements(record, delivery):
-            await self._publish(message)
+        result, *letters = announcements(record, delivery)
+        await self._publish(result)
+        for letter in letters:
+            await self._publish_dead_letter(letter)
         log.info("task.announced", status=record.state)
 
     async def _bury(self, delivery: Delivery, reading: BrokenTask) -> Settled:
@@ -206,7 +212,7 @@ class SettleDelivery:
         payload = encode(result)
         await self._publish(result_message(payload, f"invalid:{source}", delivery.headers))
         why = DeadLetterReason(reason=reading.problem.error_type, error=str(reading.problem))
-        await self._publish(dead_letter(delivery, why, f"invalid:{source}"))
+        await self._publish_dead_letter(dead_letter(delivery, why, f"invalid:{source}"))
         await self._acks.term(delivery)
         return "buried"
 
@@ -218,18 +224,20 @@ class SettleDelivery:
         log.warning("task.conflict", error=str(conflict))
         why = DeadLetterReason(reason=conflict.error_type, error=str(conflict))
         msg_id = f"conflict:{delivery.stream}:{delivery.source.stream_seq}"
-        await self._publish(dead_letter(delivery, why, msg_id, task_id=reading.task_id))
+        letter = dead_letter(delivery, why, msg_id, task_id=reading.task_id)
+        await self._publish_dead_letter(letter)
+
+    async def _publish_dead_letter(self, letter: Message) -> None:
+        limit = self._max_payload_bytes
+        await self._publish(await fit_dead_letter(letter, max_bytes=limit, store=self._artifacts))
 
     async def _publish(self, message: Message) -> None:
-        fitting = await fit_dead_letter(
-            message, max_bytes=self._max_payload_bytes, store=self._artifacts
-        )
-        await until_answered(lambda: self._publisher.publish(fitting))
+        await until_answered(lambda: self._publisher.publish(message))
 
     async def _fitting(self, result: AgentResult, lease: Lease) -> bytes:
         return await fit_result(
             result,
-            max_bytes=self._max_body_bytes,
+            max_bytes=self._max_result_bytes,
             folder=f"{lease.key}/{lease.record.lease}",
             store=self._artifacts,
         )

@@ -17,6 +17,7 @@ from agent_actors.errors import (
 from agent_actors.execution import PROPOSAL, ExecuteAgentTask
 from agent_actors.leases import Leases
 from agent_actors.ledger import TaskRecord
+from agent_actors.oversize import fit_result
 from agent_actors.ports import Message
 from agent_actors.settlement import SettleDelivery, agent_for
 
@@ -301,6 +302,33 @@ async def test_giving_back_releases_and_naks_what_runs():
     assert bench.wire.verbs == ["nak"]
 
 
+async def test_giving_back_reaches_what_is_just_beginning():
+    bench = Bench()
+    write, began, gate = bench.ledger.write, asyncio.Event(), asyncio.Event()
+
+    async def slow_write(key: str, record: TaskRecord, revision: int) -> int:
+        began.set()
+        await gate.wait()
+        return await write(key, record, revision)
+
+    bench.ledger.write = slow_write
+    settling = asyncio.create_task(bench.settle(delivery()))
+    await began.wait()
+    bench.settle.give_back()
+    gate.set()
+    assert await settling == "released"
+    assert not bench.strategy.requests
+
+
+async def test_a_cancellation_that_leaks_from_a_strategy_is_a_crash_of_it():
+    def leak() -> None:
+        raise asyncio.CancelledError
+
+    bench = Bench(strategy=Scripted(during=leak), pool=PoolConfig(max_attempts=1))
+    assert await bench.settle(delivery()) == "failed"
+    assert bench.result.error_type == "StrategyCrashed"
+
+
 async def test_a_cancelled_settlement_stops_its_attempt():
     bench = Bench(strategy=Scripted(waits=asyncio.Event()))
     settling = asyncio.create_task(bench.settle(delivery()))
@@ -319,6 +347,32 @@ async def test_a_result_too_big_for_a_message_moves_its_biggest_part_to_the_obje
     reference = bench.result.artifacts["proposal.content"]
     assert bench.wire.objects[reference["object"]] == b"x" * MAX_PAYLOAD
     assert reference["size"] == MAX_PAYLOAD
+
+
+@pytest.mark.parametrize("count", [50, 5_000])
+async def test_a_result_that_is_big_by_many_parts_moves_as_a_whole_if_need_be(count: int):
+    artifacts = {f"part-{number}": "x" * 300 for number in range(count)}
+    artifacts["big"] = "y" * MAX_PAYLOAD
+    wire = Wire()
+    result = AgentResult(
+        task_id="t",
+        agent_id="a",
+        role="DEV",
+        status="completed",
+        success=True,
+        duration_ms=1.0,
+        timestamp=noon(),
+        artifacts=artifacts,
+    )
+    payload = await fit_result(result, max_bytes=MAX_PAYLOAD, folder="t/lease", store=wire)
+    assert len(payload) <= MAX_PAYLOAD
+    told = msgspec.json.decode(payload, type=AgentResult)
+    if count == 50:
+        assert told.artifacts["part-7"] == "x" * 300
+        assert wire.objects[told.artifacts["big"]["object"]] == b"y" * MAX_PAYLOAD
+    else:
+        whole = msgspec.json.decode(wire.objects[told.artifacts["result"]["object"]])
+        assert whole["artifacts"] == artifacts
 
 
 async def test_a_task_over_the_size_limit_is_invalid_and_its_bytes_are_kept():
