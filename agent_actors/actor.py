@@ -116,6 +116,7 @@ class AgentActor:
     async def stop(self, grace_s: float) -> None:
         """Take nothing more, finish what ends within `grace_s`, give back the rest, close."""
         self._stopping = True
+        self._version += 1
         log.info("actor.stopping", running=len(self._held), grace_s=grace_s)
         if not self._parts.done():
             self._parts.cancel()

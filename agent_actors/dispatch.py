@@ -45,17 +45,8 @@ class Dispatcher:
         """Know of an actor that has not answered yet."""
         self.actors[agent_id] = ActorView(agent_id=agent_id)
 
-    def greet(self, agent_id: str, report: ActorReport) -> list[Delivery]:
-        """Take an actor's answer to `hello`; return what it held before and has lost.
-
-        One that was here all the time has settled what it no longer holds; one that was
-        restarted has lost everything.
-        """
-        known = self.actors[agent_id]
-        now_held = {delivery.id: delivery for delivery in report.held}
-        gone = [delivery for id_, delivery in known.held.items() if id_ not in now_held]
-        survived = known.incarnation == report.incarnation
-        self.settled += len(gone) if survived else 0
+    def greet(self, agent_id: str, report: ActorReport) -> None:
+        """Take an actor's answer to `hello`: from now on it gets work."""
         self.actors[agent_id] = ActorView(
             agent_id=agent_id,
             incarnation=report.incarnation,
@@ -63,12 +54,11 @@ class Dispatcher:
             slots=report.slots,
             free=report.free,
             version=report.version,
-            held=now_held,
+            held={delivery.id: delivery for delivery in report.held},
         )
-        return [] if survived else gone
 
     def lose(self, agent_id: str) -> list[Delivery]:
-        """Take note that an actor is away; return what it held."""
+        """Take note that an actor is away until it is greeted again; return what it held."""
         known = self.actors[agent_id]
         self.actors[agent_id] = ActorView(agent_id=agent_id)
         return list(known.held.values())
@@ -105,15 +95,16 @@ class Dispatcher:
         self._update(actor, report)
         return [delivery for delivery in batch if delivery.id in refused]
 
-    def finished(self, agent_id: str, report: ActorReport) -> None:
-        """Take an actor's news of what it has settled."""
+    def finished(self, agent_id: str, report: ActorReport) -> bool:
+        """Take an actor's news of what it has settled; tell whether it still is who we greeted."""
         actor = self.actors[agent_id]
         if actor.incarnation != report.incarnation:
-            return
+            return False
         for id_ in report.finished:
             if actor.held.pop(id_, None):
                 self.settled += 1
         self._update(actor, report)
+        return True
 
     def _send(self, actor: ActorView, batch: list[Delivery]) -> None:
         actor.sending = len(batch)
@@ -121,7 +112,7 @@ class Dispatcher:
 
     def _update(self, actor: ActorView, report: ActorReport) -> None:
         """Believe the newest word only: answers may overtake each other."""
-        if report.version > actor.version:
+        if report.version >= actor.version:
             actor.version = report.version
             actor.free = report.free
 

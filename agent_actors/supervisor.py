@@ -28,7 +28,7 @@ from agent_actors.contract import (
     utc_now,
 )
 from agent_actors.dispatch import ActorView, Dispatcher
-from agent_actors.errors import ActorLost, AgentActorsError, PublishFailed, StreamMissing
+from agent_actors.errors import ActorLost, AgentActorsError, StreamMissing
 from agent_actors.leases import Leases
 from agent_actors.ledger import Claim, status_of
 from agent_actors.patience import FIRST_PAUSE_S, pause, until_built
@@ -47,12 +47,21 @@ log = structlog.get_logger()
 
 Endpoint = Callable[[bytes], Awaitable[bytes]]
 OnDelivery = Callable[[Delivery], None]
-OpenSource = Callable[[str, OnDelivery], Awaitable[TaskSource]]
+OnIdle = Callable[[], None]
+OpenSource = Callable[[str, OnDelivery, OnIdle], Awaitable[TaskSource]]
+
+HEARTBEATS_PER_ACK_WAIT = 3
+SENDS_TIMEOUT_S = 10.0
 
 
 class SupervisorParts(Struct, frozen=True, kw_only=True):
-    """What a supervisor is made of: its adapters, and how to close them."""
+    """What a supervisor is made of: its adapters, and how to close them.
 
+    `open_source` opens a pool's consumer with two callbacks: for each delivery, and for when
+    less is on its way than was asked for.
+    """
+
+    max_payload_bytes: int
     leases: Leases
     store: LedgerStore
     acks: Acknowledger
@@ -173,7 +182,8 @@ class PoolSupervisor:
         async with asyncio.TaskGroup() as group:
             for agent_id in self._dispatcher.actors:
                 group.create_task(self._listen(agent_id, group))
-            opening = partial(self._parts.open_source, self._name, self._receive)
+            group.create_task(self._beat())
+            opening = partial(self._parts.open_source, self._name, self._receive, self._wake.set)
             self._source = await until_built(opening, f"pool {self._name}", self._note_trouble)
             await self._announce_progress()
             await self._pump(self._source, group)
@@ -190,7 +200,7 @@ class PoolSupervisor:
         if self._source:
             await self._source.close()
         if self._sends:
-            await asyncio.wait(self._sends)
+            await asyncio.wait(self._sends, timeout=SENDS_TIMEOUT_S)
         if self._work:
             self._work.cancel()
         for delivery in self._inbox:
@@ -209,7 +219,9 @@ class PoolSupervisor:
             try:
                 backlog = await self._source.backlog()
                 pending, unacked = backlog.pending, backlog.unacked
-            except PublishFailed as error:
+            except StreamMissing:
+                state, reason = "stalled", CONSUMER_MISSING
+            except AgentActorsError as error:
                 reason = reason or str(error)
         actors = [_actor_status(view) for view in self._dispatcher.actors.values()]
         return PoolStatus(
@@ -252,7 +264,7 @@ class PoolSupervisor:
             report = await self._handles[agent_id].submit(self._id, batch)
         except ActorLost as error:
             if self._dispatcher.actors[agent_id].incarnation == incarnation:
-                self._lose(agent_id, error, group)
+                self._lose(agent_id, error, group)  # `_listen` notices, and greets it again
             return
         self._inbox[:0] = self._dispatcher.arrived(agent_id, batch, report)
         self._wake.set()
@@ -260,16 +272,14 @@ class PoolSupervisor:
     async def _listen(self, agent_id: str, group: asyncio.TaskGroup) -> None:
         """Follow one actor through its lives."""
         while True:
-            handle = await self._greet(agent_id, group)
+            handle = await self._greet(agent_id)
             try:
-                while True:
-                    report = await handle.completions(self._id)
-                    self._dispatcher.finished(agent_id, report)
+                while self._dispatcher.finished(agent_id, await handle.completions(self._id)):
                     self._wake.set()
             except ActorLost as error:
                 self._lose(agent_id, error, group)
 
-    async def _greet(self, agent_id: str, group: asyncio.TaskGroup) -> ActorHandle:
+    async def _greet(self, agent_id: str) -> ActorHandle:
         """Return a handle on the actor once it has said what it holds and has room for."""
         pause_s = FIRST_PAUSE_S
         while True:
@@ -282,8 +292,7 @@ class PoolSupervisor:
             else:
                 break
         self._log.info("actor.ready", agent_id=agent_id, slots=report.slots, held=len(report.held))
-        lost = self._dispatcher.greet(agent_id, report)
-        group.create_task(self._give_back(agent_id, lost))
+        self._dispatcher.greet(agent_id, report)
         self._handles[agent_id] = handle
         self._wake.set()
         await self._announce_progress()
@@ -299,7 +308,8 @@ class PoolSupervisor:
         await asyncio.gather(*(self._give_back_one(agent_id, each) for each in deliveries))
 
     async def _give_back_one(self, agent_id: str, delivery: Delivery) -> None:
-        reading = read(delivery, max_bytes=len(delivery.payload))
+        """Give back one delivery; where that cannot be, `ack_wait` brings it back later."""
+        reading = read(delivery, max_payload_bytes=self._parts.max_payload_bytes)
         claim = Claim(
             task_id=reading.task_id,
             source=delivery.source,
@@ -308,9 +318,19 @@ class PoolSupervisor:
             lease="",
             now=utc_now(),
         )
-        if not reading.task_id or await self._parts.leases.give_back(claim):
-            await self._parts.acks.nak(delivery)
-            self._log.info("task.given_back", agent_id=agent_id, task_id=reading.task_id)
+        given_back = self._log.bind(agent_id=agent_id, task_id=reading.task_id)
+        try:
+            if not reading.task_id or await self._parts.leases.give_back(claim):
+                await self._parts.acks.nak(delivery)
+                given_back.info("task.given_back")
+        except AgentActorsError as error:
+            given_back.error("task.not_given_back", error=str(error))
+
+    async def _beat(self) -> None:
+        """Keep what waits here for a slot from being handed out a second time."""
+        while True:
+            await asyncio.sleep(self._pool.ack_wait_s / HEARTBEATS_PER_ACK_WAIT)
+            await self._parts.acks.in_progress(self._inbox)
 
     async def _stop_actor(self, handle: ActorHandle, grace_s: float) -> None:
         try:

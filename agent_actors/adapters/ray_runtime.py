@@ -4,6 +4,7 @@ Both are named, detached actors, so that neither dies with whoever started it, a
 them for ever. `max_task_retries` is 0: JetStream is the only owner of retries.
 """
 
+import asyncio
 import os
 import time
 from collections.abc import Sequence
@@ -30,6 +31,9 @@ from agent_actors.supervisor import Supervisor, SupervisorParts
 
 SUPERVISOR_NAME = "supervisor"
 STOP_MARGIN_S = 30.0
+# Several times what an actor's poll takes when nothing happens (`actor.POLL_S`): one that is
+# silent for longer hangs, and its tasks go to others.
+ANSWER_TIMEOUT_S = 30.0
 
 ray = cast("Any", typed_ray)  # half of Ray's public functions have unknown parts in their types
 RemoteSupervisor = ray.remote(Supervisor)
@@ -138,6 +142,7 @@ async def build_supervisor(build_actor: BuildActor, config: Config) -> Superviso
     return SupervisorParts(
         leases=Leases(store, JetStreamTaskQueue(connection), utc_now),
         store=store,
+        max_payload_bytes=connection.nc.max_payload,
         acks=JetStreamAcks(connection),
         runtime=RayRuntime(config, build_actor),
         open_source=partial(PullConsumer.open, connection),
@@ -160,11 +165,15 @@ class RayRuntime:
         """
         settings = ActorSettings(agent_id=agent_id, pool_name=pool_name, config=self._config)
         options = _options(agent_id, self._config.ray.namespace, settings.pool.resources)
+
+        def start() -> Any:  # noqa: ANN401 - Ray's handles are untyped
+            return RemoteActor.options(**options).remote(settings, self._build_actor)
+
         try:
-            actor = RemoteActor.options(**options).remote(settings, self._build_actor)
+            # It asks the GCS for the name, and waits for it as long as that is away.
+            return RayActorHandle(await asyncio.to_thread(start))
         except (RayError, ValueError) as error:
-            raise ActorLost(str(error)) from error
-        return RayActorHandle(actor)
+            raise ActorLost(_first_line(error)) from error
 
 
 class RayActorHandle:
@@ -175,28 +184,31 @@ class RayActorHandle:
 
     async def hello(self, supervisor_id: str) -> ActorReport:
         """Return the actor's slots and what it holds of this supervisor's deliveries."""
-        return await self._answer(self._actor.hello.remote(supervisor_id))
+        return await self._call(None, self._actor.hello, supervisor_id)
 
     async def submit(self, supervisor_id: str, batch: Sequence[Delivery]) -> ActorReport:
         """Hand over deliveries."""
-        return await self._answer(self._actor.submit.remote(supervisor_id, batch))
+        return await self._call(ANSWER_TIMEOUT_S, self._actor.submit, supervisor_id, batch)
 
     async def completions(self, supervisor_id: str) -> ActorReport:
         """Wait for news."""
-        return await self._answer(self._actor.completions.remote(supervisor_id))
+        return await self._call(ANSWER_TIMEOUT_S, self._actor.completions, supervisor_id)
 
     async def stop(self, grace_s: float) -> None:
         """Drain the actor, and end it for good."""
         try:
-            await self._answer(self._actor.stop.remote(grace_s))
+            await self._call(grace_s + STOP_MARGIN_S, self._actor.stop, grace_s)
         finally:
             ray.kill(self._actor, no_restart=True)
 
-    async def _answer(self, reference: Any) -> Any:  # noqa: ANN401 - Ray's answers are untyped
+    async def _call(self, timeout_s: float | None, method: Any, *args: Any) -> Any:  # noqa: ANN401 - Ray's methods are untyped
         try:
-            return await reference
+            async with asyncio.timeout(timeout_s):
+                return await method.remote(*args)
         except RayError as error:
-            raise ActorLost(str(error).strip().splitlines()[0]) from error
+            raise ActorLost(_first_line(error)) from error
+        except TimeoutError as error:
+            raise ActorLost(f"no answer within {timeout_s:g} s") from error
 
 
 def _options(name: str, namespace: str, resources: Resources) -> dict[str, Any]:
@@ -211,6 +223,10 @@ def _options(name: str, namespace: str, resources: Resources) -> dict[str, Any]:
         "memory": resources.memory_bytes or None,
         "resources": resources.custom or None,
     }
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _kill_named(name: str, namespace: str) -> None:

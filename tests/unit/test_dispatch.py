@@ -79,17 +79,13 @@ def test_a_lost_actor_gives_up_all_that_it_held_once():
     assert dispatcher.free == 0
 
 
-def test_a_restarted_actor_has_lost_what_it_held():
+def test_an_actor_that_was_only_out_of_reach_keeps_its_slots_taken_until_they_are_settled():
     dispatcher = pool(a=4)
     batch = dispatcher.assign(messages(2))["a"]
-    assert dispatcher.greet("a", report(4, life="two")) == batch
-
-
-def test_an_actor_that_was_only_out_of_reach_has_settled_what_it_no_longer_holds():
-    dispatcher = pool(a=4)
-    batch = dispatcher.assign(messages(2))["a"]
-    assert dispatcher.greet("a", report(3, version=3, held=batch[1:])) == []
-    assert dispatcher.settled == 1
+    dispatcher.lose("a")
+    dispatcher.greet("a", report(2, version=3, held=batch))
+    assert dispatcher.free == 2
+    assert dispatcher.finished("a", report(3, version=4, finished=[batch[0].id]))
     assert list(dispatcher.actors["a"].held) == [batch[1].id]
 
 
@@ -106,7 +102,7 @@ def test_an_answer_of_an_earlier_life_changes_nothing():
     batch = dispatcher.assign(messages(2))["a"]
     dispatcher.greet("a", report(4, life="two"))
     assert dispatcher.arrived("a", batch, report(0, version=9, refused=[batch[0].id])) == []
-    dispatcher.finished("a", report(0, version=9, finished=[batch[0].id]))
+    assert not dispatcher.finished("a", report(0, version=9, finished=[batch[0].id]))
     assert dispatcher.free == 4
     assert dispatcher.settled == 0
 

@@ -7,10 +7,10 @@ import pytest
 from support.fakes import MemoryLedger, Queue, Wire, delivery, noon
 
 from agent_actors.config import Config, PoolConfig
-from agent_actors.errors import ActorLost
+from agent_actors.errors import ActorLost, AgentActorsError, StreamMissing
 from agent_actors.leases import Leases
 from agent_actors.ledger import Claim
-from agent_actors.ports import ActorReport, Backlog, Delivery
+from agent_actors.ports import ActorReport, Backlog, Delivery, Stored
 from agent_actors.reading import read
 from agent_actors.supervisor import Supervisor, SupervisorParts
 
@@ -101,7 +101,7 @@ class Setting:
         self.ledger = MemoryLedger()
         self.opened = asyncio.Event()
         self.crashed = asyncio.Event()
-        pool = PoolConfig(actors=actors, slots=slots, stop_grace_s=3)
+        pool = PoolConfig(actors=actors, slots=slots, stop_grace_s=3, ack_wait_s=1.0)
         config = Config(pools={"dev": pool})
         self.supervisor = Supervisor(config, "s", self.build, self.crashed.set)
 
@@ -109,6 +109,7 @@ class Setting:
         return SupervisorParts(
             leases=Leases(self.ledger, Queue(), noon),
             store=self.ledger,
+            max_payload_bytes=1024 * 1024,
             acks=self.wire,
             runtime=self,
             open_source=self.open_source,
@@ -119,7 +120,9 @@ class Setting:
     async def start(self, pool_name: str, agent_id: str) -> Actor:
         return self.actors[agent_id]
 
-    async def open_source(self, name: str, receive: Callable[[Delivery], None]) -> Source:
+    async def open_source(
+        self, name: str, receive: Callable[[Delivery], None], idle: Callable[[], None]
+    ) -> Source:
         self.source = Source(receive)
         self.opened.set()
         return self.source
@@ -187,7 +190,7 @@ async def test_a_running_record_of_another_actor_is_neither_released_nor_nakd(se
 
 def claim_of_another() -> Claim:
     later = delivery(stream_seq=1, num_delivered=2)
-    content = read(later, max_bytes=10_000).content
+    content = read(later, max_payload_bytes=1024 * 1024).content
     return Claim(
         task_id="t-1",
         source=later.source,
@@ -196,6 +199,65 @@ def claim_of_another() -> Claim:
         lease="x",
         now=noon(),
     )
+
+
+async def test_an_actor_whose_submit_failed_once_gets_work_again(setting: Setting):
+    actor = setting.actors["dev-0"]
+    await setting.source.asked.wait()
+    submit = actor.submit
+
+    async def failing(supervisor_id: str, batch: Sequence[Delivery]) -> ActorReport:
+        actor.submit = submit
+        raise ActorLost("unavailable for a moment")
+
+    actor.submit = failing
+    setting.source.deliver(delivery(stream_seq=1))
+    await asyncio.wait_for(setting.wire.nakd.wait(), 5)
+    actor.settle()  # its poll ends, with nothing
+    setting.source.deliver(delivery(stream_seq=2))
+    assert (await asyncio.wait_for(actor.got.get(), 5))[0].source.stream_seq == 2
+
+
+@pytest.mark.parametrize(
+    "error", [StreamMissing("KV_agent_ledger"), AgentActorsError("unreadable")]
+)
+async def test_trouble_with_giving_back_disturbs_nothing_else(
+    setting: Setting, error: AgentActorsError
+):
+    actor = setting.actors["dev-0"]
+    await setting.source.asked.wait()
+    setting.source.deliver(delivery(stream_seq=1))
+    await actor.got.get()
+    tried = asyncio.Event()
+
+    async def failing(key: str) -> Stored:
+        tried.set()
+        raise error
+
+    setting.ledger.read = failing
+    setting.source.asked.clear()
+    actor.die()
+    await asyncio.wait_for(tried.wait(), 5)
+    setting.source.deliver(delivery(stream_seq=2))
+    assert await asyncio.wait_for(actor.got.get(), 5)
+    assert not setting.crashed.is_set()
+
+
+async def test_what_waits_for_a_slot_is_kept_from_being_handed_out_again(setting: Setting):
+    await setting.source.asked.wait()
+    setting.source.deliver(*(delivery(stream_seq=number) for number in (1, 2, 3)))
+    await asyncio.wait_for(setting.wire.beat.wait(), 5)
+    ((_, waiting),) = [entry for entry in setting.wire.log if entry[0] == "in_progress"][-1:]
+    assert [each.source.stream_seq for each in waiting] == [3]
+
+
+async def test_status_says_that_the_consumer_is_missing(setting: Setting):
+    async def missing() -> Backlog:
+        raise StreamMissing("consumer not found")
+
+    setting.source.backlog = missing
+    (pool,) = (await setting.supervisor.status()).pools
+    assert (pool.state, pool.reason) == ("stalled", "consumer missing: run provision")
 
 
 async def test_status_tells_slots_and_backlog(setting: Setting):
