@@ -53,7 +53,7 @@ def test_an_answer_ends_the_task():
         ("StrategyUnavailable", False),
     ],
 )
-def test_what_another_try_would_not_mend_fails_at_once(failure: str, dead_letter: bool):
+def test_what_another_try_would_not_mend_fails_at_once(failure: str, *, dead_letter: bool):
     error = getattr(errors, failure)()
     assert dispose(error, record(), POOL, luck=0.5) == Finish(dead_letter=dead_letter)
 

@@ -11,7 +11,8 @@ README = (Path(__file__).parents[2] / "README.md").read_text()
 
 def configuration_table() -> str:
     rows = [
-        f"| `{key.path}` | {f'`{key.default}`'} | {key.meaning} |".replace("`(must be given)`", "–")
+        f"| `{key.path}` | {key.default if ' ' in key.default else f'`{key.default}`'} "
+        f"| {key.meaning} |"
         for key in reference()
     ]
     return "\n".join(["| key | default | meaning |", "|---|---|---|", *rows])
