@@ -223,6 +223,14 @@ def test_all_declared_properties_are_there():
     assert fit(schema, about=ABOUT) == {"a": f"a: {ABOUT}", "b": 1}
 
 
+def test_a_pattern_that_searches_for_hours_does_not():
+    schema = {"type": "string", "pattern": "^(a+)+b$", "minLength": 70}
+    with suppress(Refusal):
+        assert fit(schema, about=ABOUT).endswith("ab")
+    with pytest.raises(Refusal):
+        fit({"type": "string", "pattern": "^(a+)+b$", "const": "a" * 70}, about=ABOUT)
+
+
 def test_sparse_leaves_out_what_is_optional_and_has_no_hint():
     schema = {
         "type": "object",

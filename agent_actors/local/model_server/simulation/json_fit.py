@@ -19,11 +19,10 @@ from agent_actors.local.model_server.simulation.json_scalars import (
     numbers,
     strings,
 )
-from agent_actors.local.model_server.simulation.pattern import matching
-from agent_actors.local.model_server.simulation.schema_check import checked
+from agent_actors.local.model_server.simulation.pattern import PatternError, matching
+from agent_actors.local.model_server.simulation.schema_check import WrongSchemaError, checked
 from agent_actors.local.model_server.simulation.schema_merge import Schema, merge
 from agent_actors.local.model_server.wire import encode
-from agent_actors.strategies.json_schema import BrokenSchema
 
 # Below this depth only what must be there is there, so that a schema that contains itself ends.
 ROOMY_DEPTH = 3
@@ -55,9 +54,9 @@ def fit(schema: Object, *, about: str, hints: Hints | None = None, sparse: bool 
     try:
         validator = checked(encode(schema))
         return _Fitter(validator, schema, about, hints or {}, sparse=sparse).value(schema)
-    except BrokenSchema as error:
-        raise grammar_error(_worded(str(error))) from None
-    except re.error as error:
+    except WrongSchemaError as error:
+        raise grammar_error(str(error)) from None
+    except PatternError as error:
         raise grammar_error(f"Regex parsing error: {error}") from None
     except (_NoFitError, _GaveUpError):
         raise grammar_error("the simulated model knows no JSON that fits this schema") from None
@@ -66,12 +65,6 @@ def fit(schema: Object, *, about: str, hints: Hints | None = None, sparse: bool 
 def grammar_error(problem: str) -> Refusal:
     """Return the refusal of a form that an answer cannot have."""
     return bad_request(f"Grammar error: {problem}", late=True)
-
-
-def _worded(problem: str) -> str:
-    """Say as vLLM does that a type is wrong, which is what is wrong with most wrong schemas."""
-    wrong_type = re.match(r"(?:.*\.)?type: '(\w+)' is not valid", problem)
-    return f"Invalid type: {wrong_type[1]}" if wrong_type else problem.lstrip(".: ")
 
 
 class _NoFitError(Exception):

@@ -34,9 +34,7 @@ def strings(schema: dict[str, Any], *, words: str, variant: int) -> Iterator[str
         return
     if "pattern" in schema:
         for text in matching(schema["pattern"], variant=variant):
-            yield text
-            # Unanchored patterns leave room for more.
-            yield text.ljust(shortest, text[-1:] or ".")
+            yield text if schema["pattern"].endswith("$") else text.ljust(shortest, ".")
     text = f"{variant + 1} {words}" if variant else words
     yield text[: None if longest is None else math.floor(longest)].ljust(shortest, ".")
 

@@ -10,7 +10,7 @@ from agent_actors.contract import AgentRole
 from agent_actors.local.model_server.generation import Reply
 from agent_actors.local.model_server.prompt import role_in, task_in, tool_results
 from agent_actors.local.model_server.simulation.json_fit import fit, grammar_error
-from agent_actors.local.model_server.simulation.pattern import matching
+from agent_actors.local.model_server.simulation.pattern import PatternError, matching
 from agent_actors.local.model_server.simulation.proposals import ALTERNATIVE, GENERIC, PROPOSALS
 from agent_actors.local.model_server.simulation.worked_task import next_call
 from agent_actors.local.model_server.wire import ChatRequest, encode
@@ -52,7 +52,7 @@ def _formed(chat: ChatRequest) -> str | None:
 def _matching(pattern: str) -> str:
     try:
         fitting = [text for text in matching(pattern) if re.fullmatch(pattern, text)]
-    except re.error as error:
+    except PatternError as error:
         raise grammar_error(f"Regex parsing error: {error}") from None
     if not fitting:
         raise grammar_error("the simulated model knows no text that matches this pattern")
