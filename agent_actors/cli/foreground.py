@@ -6,13 +6,13 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TextIO
 
 import click
 from msgspec import Struct
 
-from agent_actors.cli.printing import print_json_line
 from agent_actors.config import Config, mask_address
-from agent_actors.contract import ServiceStatus
+from agent_actors.contract import ServiceStatus, encode
 
 
 class Ready(Struct, frozen=True, kw_only=True):
@@ -63,9 +63,15 @@ def ignore_stop_signals() -> None:
 
 
 def say_ready(
-    config: Config, status: ServiceStatus, *, as_json: bool, simulated: bool = False, logs: str = ""
+    config: Config,
+    status: ServiceStatus,
+    *,
+    out: TextIO,
+    as_json: bool,
+    simulated: bool = False,
+    logs: str = "",
 ) -> None:
-    """Print the one line on stdout that tells that tasks may come."""
+    """Print the one line that tells that tasks may come."""
     ready = Ready(
         nats_url=mask_address(config.nats.url),
         vllm_urls=[mask_address(url) for url in config.vllm.urls],
@@ -74,7 +80,7 @@ def say_ready(
         logs=logs,
     )
     if as_json:
-        print_json_line(ready)
+        click.echo(encode(ready), file=out)
         return
     pools = ", ".join(f"{name} ({actors} actors)" for name, actors in ready.pools.items())
     parts = [
@@ -83,7 +89,7 @@ def say_ready(
         f"pools {pools}",
         f"logs {logs}" if logs else "",
     ]
-    click.echo(" | ".join(part for part in parts if part))
+    click.echo(" | ".join(part for part in parts if part), file=out)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

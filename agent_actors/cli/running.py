@@ -4,9 +4,10 @@ Importing this imports Ray.
 """
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable, Coroutine, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import click
@@ -73,15 +74,21 @@ def run_service(
 
 @contextmanager
 def _stoppable_ray(start: Callable[[], None]) -> Generator[None]:
-    try:
+    """Stay with a Ray. What it prints, such as complaints of its nodes, goes to stderr."""
+    with redirect_stdout(sys.stderr):
         try:
-            start()
-        except (KeyboardInterrupt, SystemExit) as error:  # Ray makes SystemExit of SIGTERM
-            raise StartInterrupted from error
-        take_stop_signals()
-        yield
-    finally:
-        disconnect_ray()
+            _start(start)
+            take_stop_signals()
+            yield
+        finally:
+            disconnect_ray()
+
+
+def _start(start: Callable[[], None]) -> None:
+    try:
+        start()
+    except (KeyboardInterrupt, SystemExit) as error:  # Ray makes SystemExit of SIGTERM
+        raise StartInterrupted from error
 
 
 def _wait_until_ready(service: Service, timeout_s: float | None) -> None:

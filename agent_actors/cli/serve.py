@@ -1,6 +1,7 @@
 """`serve`: the service in production, on what the configuration names."""
 
 import asyncio
+import sys
 from functools import partial
 
 import click
@@ -31,15 +32,11 @@ def serve(invocation: Invocation, *, no_provision: bool, as_json: bool) -> None:
     config = invocation.load()
     _require_all(config)
     configure_logs("serve", level="debug" if invocation.debug else None)
+    say = partial(say_ready, config, out=sys.stdout, as_json=as_json)
     with until_signalled(), asyncio.Runner() as runner:
         runner.run(prepare_streams(config, only_check=no_provision))
         with connected_ray(config):
-            run_service(
-                config,
-                runner,
-                say_ready=partial(say_ready, config, as_json=as_json),
-                watch_also=asyncio.Event().wait,
-            )
+            run_service(config, runner, say_ready=say, watch_also=asyncio.Event().wait)
 
 
 def _require_all(config: Config) -> None:

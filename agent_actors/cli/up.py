@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import secrets
+import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -73,10 +74,15 @@ def up(invocation: Invocation, **options: Unpack[Options]) -> None:
     config = invocation.load({"AGENT_ACTORS_VLLM_URLS": url} if url else {})
     level = "debug" if invocation.debug else "info" if options["verbose"] else "warning"
     configure_logs("up", level=level)
+    say = partial(say_ready, out=sys.stdout, as_json=options["as_json"])
     click.echo("Starting; this takes some ten seconds.", err=True)
-    with until_signalled(), asyncio.Runner() as runner, run_folder("RAY_TMPDIR") as folder:
+    with (
+        until_signalled(),
+        asyncio.Runner() as runner,
+        run_folder("RAY_TMPDIR", keep_after=ServiceUnreachable) as folder,
+    ):
         try:
-            _run(config, options, runner, folder, level)
+            _run(config, options, runner, folder, level=level, say=say)
         except ServiceUnreachable as error:
             raise ServiceUnreachable(f"{error}. Logs are kept in {folder}.") from error
 
@@ -88,7 +94,13 @@ def default_data_dir(environ: Mapping[str, str]) -> Path:
 
 
 def _run(
-    config: Config, options: Options, runner: asyncio.Runner, folder: Path, level: str
+    config: Config,
+    options: Options,
+    runner: asyncio.Runner,
+    folder: Path,
+    *,
+    level: str,
+    say: Callable[..., None],
 ) -> None:
     """Run the service with all its parts, until a signal."""
     data_dir = options["data_dir"] or default_data_dir(os.environ)
@@ -101,13 +113,7 @@ def _run(
             run_service(
                 located,
                 runner,
-                say_ready=partial(
-                    say_ready,
-                    located,
-                    as_json=options["as_json"],
-                    simulated=not config.vllm.urls,
-                    logs=str(folder),
-                ),
+                say_ready=partial(say, located, simulated=not config.vllm.urls, logs=str(folder)),
                 watch_also=parts.watch,
                 ready_within_s=READY_WITHIN_S,
             )

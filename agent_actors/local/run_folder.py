@@ -23,11 +23,11 @@ POLL_S = 0.1
 
 
 @contextmanager
-def run_folder(variable: str) -> Generator[Path]:
+def run_folder(variable: str, keep_after: type[Exception]) -> Generator[Path]:
     """Give a new folder with a short path, which `variable` names to the processes started here.
 
-    When the block ends, or this process is killed, they are killed, and it is removed; but it
-    stays when the block ends by an error (not by KeyboardInterrupt), for its logs.
+    When the block ends, or this process is killed, they are killed and it is removed; after
+    this kind of error it stays, for its logs.
     """
     parent = tempfile.gettempdir()
     if len(parent) > LONGEST_PARENT_CHARS:
@@ -42,7 +42,7 @@ def run_folder(variable: str) -> Generator[Path]:
     keep = False
     try:
         yield folder
-    except Exception:
+    except keep_after:
         keep = True
         raise
     finally:

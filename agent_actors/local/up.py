@@ -69,11 +69,16 @@ class LocalParts:
         processes = {"nats-server": self._nats, "the model server": self._model}
         with contextlib.ExitStack() as stack:
             for name, process in processes.items():
-                if process is not None:
+                if process is None:
+                    continue
+                try:
                     descriptor = os.pidfd_open(process.pid)
-                    stack.callback(os.close, descriptor)
-                    loop.add_reader(descriptor, _settle, ended, name)
-                    stack.callback(loop.remove_reader, descriptor)
+                except ProcessLookupError:
+                    _settle(ended, name)
+                    continue
+                stack.callback(os.close, descriptor)
+                loop.add_reader(descriptor, _settle, ended, name)
+                stack.callback(loop.remove_reader, descriptor)
             raise ServiceUnreachable(f"{await ended} has ended, so nothing can go on")
 
     async def stop(self) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 from pathlib import Path
 
 import click
@@ -269,12 +270,12 @@ def test_the_ready_line_is_one_line_without_passwords(capsys: pytest.CaptureFixt
     actor = ActorStatus(agent_id="default-0", state="running", slots=1, slots_used=0)
     pool = PoolStatus(name="default", subjects=[], state="running", actors=[actor])
     status = ServiceStatus(version="1", supervisor_id="s", started=utc_now(), pools=[pool])
-    say_ready(config, status, as_json=False, simulated=True, logs="/tmp/aa-x")
+    say_ready(config, status, out=sys.stdout, as_json=False, simulated=True, logs="/tmp/aa-x")
     assert capsys.readouterr().out == (
         "Ready: NATS nats://***@127.0.0.1:1 | model http://127.0.0.1:2 (simulated) | "
         "pools default (1 actors) | logs /tmp/aa-x\n"
     )
-    say_ready(config, status, as_json=True)
+    say_ready(config, status, out=sys.stdout, as_json=True)
     assert json.loads(capsys.readouterr().out) == {
         "nats_url": "nats://***@127.0.0.1:1",
         "vllm_urls": ["http://127.0.0.1:2"],
