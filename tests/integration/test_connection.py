@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec, module_from_spec
 from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from structlog.testing import capture_logs
+from support.raw_nats import hpub, pub, send_raw
 
 from agent_actors.adapters.jetstream.connection import (
     ApiError,
@@ -194,6 +196,106 @@ async def test_a_server_without_jetstream_is_named(serve, open_connection):
     connection = await open_connection(server.url, user="u", password=Secret("p"))
     with pytest.raises((ServiceUnreachable, ApiError), match=r"(?i)jetstream.*not enabled|no JetS"):
         await connection.api("INFO")
+
+
+# What strangers send.
+
+
+@pytest.mark.parametrize(
+    ("lines", "subject", "headers"),
+    [
+        (pub(b"in.d\xe9v", b"x"), "in.d\N{REPLACEMENT CHARACTER}v", None),
+        (pub(b"in.d\x0ce\x0bv", b"x"), "in.d\x0ce\x0bv", None),
+        (hpub(b"in.a", b"x", b"abc"), "in.a", None),
+        (hpub(b"in.a\x0c", b"x", b"NATS/1.0\r\na: b\r\n\r\n"), "in.a\x0c", {"a": "b"}),
+        (hpub(b"in.a", b"x", b"NATS/1.0 \xff\xff\xff\r\n\r\n"), "in.a", None),
+        (hpub(b"in.a", b"x", b"NATS/1.0 200 \xff\r\n\r\n"), "in.a", None),
+        (hpub(b"in.a", b"x", b"NATS/1.0 200 \xff\r\na: b\r\n\r\n"), "in.a", None),
+    ],
+)
+async def test_what_is_not_as_nats_has_it_is_read_all_the_same(
+    serve, open_connection, lines, subject, headers
+):
+    server = await serve()
+    connection = await open_connection(server.url)
+    messages = await connection.nc.subscribe("in.>")
+    await connection.nc.flush()
+    await send_raw(server.url, lines + pub(b"in.next", b"y"))
+    message, following = await messages.next_msg(5), await messages.next_msg(5)
+    assert (message.subject, message.data, message.headers) == (subject, b"x", headers)
+    assert (following.subject, following.data) == ("in.next", b"y")
+    assert connection.nc.stats["reconnects"] == 0
+
+
+async def test_a_ping_does_not_overtake_what_was_sent_before_it(serve, open_connection):
+    connection = await open_connection((await serve()).url)
+    got = []
+
+    async def take(message):
+        got.append(message.data)
+
+    await connection.nc.subscribe("echo", cb=take)
+    for number in range(20):
+        await connection.nc.publish("echo", b"%d" % number)
+        await connection.nc.flush()
+        assert len(got) == number + 1
+
+
+async def test_an_answer_to_a_ping_that_was_given_up_does_no_harm(serve, open_connection):
+    connection = await open_connection((await serve()).url)
+    pongs = connection.nc._pongs
+    flushing = asyncio.create_task(connection.nc.flush())
+    await asyncio.sleep(0)
+    assert len(pongs) == 1
+    flushing.cancel()
+    await asyncio.wait([flushing])
+    await connection.nc.flush()
+
+
+async def test_a_connection_that_stops_reading_is_ended_and_reported(
+    serve, open_connection, monkeypatch
+):
+    closed = asyncio.Event()
+    connection = await open_connection((await serve()).url, on_closed=closed.set)
+
+    async def bug(data: bytes) -> None:
+        raise LookupError
+
+    monkeypatch.setattr(connection.nc._ps, "parse", bug)
+    with capture_logs() as logs:
+        async with asyncio.timeout(5):
+            with pytest.raises(PublishFailed, match="lost before the answer came"):
+                await connection.api("INFO", timeout_s=60)
+            await closed.wait()
+    assert connection.nc.is_closed
+    (error,) = [entry for entry in logs if entry["log_level"] == "error"]
+    assert (error["event"], error["reason"]) == (
+        "nats.closed",
+        "reading has stopped at what nats-py did not expect",
+    )
+
+
+async def test_a_reader_that_is_cancelled_with_its_loop_is_no_loss(serve, open_connection):
+    closed = asyncio.Event()
+    connection = await open_connection((await serve()).url, on_closed=closed.set)
+    reading = connection.nc._reading_task
+    reading.cancel()
+    await asyncio.wait([reading])
+    assert not closed.is_set()
+
+
+def test_nats_py_reads_by_the_patterns_that_were_replaced():
+    """Ours stand in for exactly these: look at them anew when nats-py changes its own."""
+    spec = find_spec("nats.protocol.parser")
+    theirs = module_from_spec(spec)
+    spec.loader.exec_module(theirs)
+    assert theirs.MSG_RE.pattern == (
+        b"\\AMSG\\s+([^\\s]+)\\s+([^\\s]+)\\s+(([^\\s]+)[^\\S\r\n]+)?(\\d+)\r\n"
+    )
+    assert theirs.HMSG_RE.pattern == (
+        b"\\AHMSG\\s+([^\\s]+)\\s+([^\\s]+)\\s+(([^\\s]+)[^\\S\r\n]+)?([\\d]+)\\s+(\\d+)\r\n"
+    )
+    assert {"MSG_RE", "HMSG_RE"} <= set(theirs.Parser.parse.__code__.co_names)
 
 
 # What the server denies.

@@ -21,8 +21,8 @@ from nats.aio.msg import Msg
 from nats.errors import Error, SlowConsumerError
 from nats.js import JetStreamContext
 
+from agent_actors.adapters.jetstream.nats_client import NatsClient
 from agent_actors.adapters.jetstream.options import (
-    SecureClient,
     connect_options,
     explain,
     redacted,
@@ -139,7 +139,7 @@ class Connection:
         self._replies_denied = ""
         self._denied_families: set[tuple[str, ...]] = set()
         self._told = ""
-        self.nc = SecureClient(secure=wants_tls(config))
+        self.nc = NatsClient(secure=wants_tls(config))
         self.js = JetStreamContext(self.nc, timeout=self._timeout_s)
 
     async def open(self) -> None:

@@ -1,13 +1,11 @@
 """What nats-py is told when it connects, and what its errors mean in plain words.
 
-Two things nats-py would do are undone here: it keeps user and password in the URLs, from where
-they get into logs and are missing for servers learnt by gossip; and it speaks in the clear to
-whoever does not ask for TLS.
+nats-py would keep user and password in the URLs, from where they get into logs and are missing
+for servers learnt by gossip; so they are taken out of them here.
 """
 
 import asyncio
 import base64
-import contextlib
 import random
 import re
 import socket
@@ -18,8 +16,7 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import nkeys  # pyright: ignore[reportMissingTypeStubs] - it has none
-from nats.aio.client import Client, Server, Srv
-from nats.aio.transport import TcpTransport
+from nats.aio.client import Server
 from nats.errors import (
     Error,
     InvalidUserCredentialsError,
@@ -35,7 +32,6 @@ FIRST_RETRIES = 2
 FIRST_WAIT_S = 0.25
 RECONNECT_BASE_S = 0.05
 RECONNECT_CAP_S = 2.0
-CLOSE_WAIT_S = 0.2
 PING_INTERVAL_S = 20
 MAX_OUTSTANDING_PINGS = 2
 PENDING_BYTES = 8 * 1024 * 1024
@@ -56,53 +52,6 @@ REASONS: dict[type[BaseException], str] = {
 USERINFO = re.compile(r"//[^/,\s]*@")
 JWT_BLOCK = re.compile(rb"-----BEGIN NATS USER JWT-----\s+(\S+)\s+-+END NATS USER JWT-+")
 SEED_BLOCK = re.compile(rb"-----BEGIN USER NKEY SEED-----\s+(\S+)\s+-+END USER NKEY SEED-+")
-
-
-class SecureClient(Client):
-    """nats-py's client, with two decisions of it turned round.
-
-    It upgrades to TLS only when the server's greeting says that it must, so whoever sits in
-    between could have the password by leaving that word out: one that was told to use TLS
-    speaks nothing else. And it closes for good when its credentials expire, though the file
-    they came from has been renewed by then: it reconnects.
-    """
-
-    def __init__(self, *, secure: bool) -> None:
-        super().__init__()
-        self._secure = secure
-
-    async def _connect_to_server(self, s: Srv) -> None:
-        if self._transport is None:
-            self._transport = _Transport()
-        await super()._connect_to_server(s)
-
-    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:  # noqa: FBT001, FBT002 - nats-py's signature
-        if initial_connection and self._secure and not info.get("tls_required"):
-            if not info.get("tls_available"):
-                raise SecureConnWantedError
-            info["tls_required"] = True
-        await super()._process_info(info, initial_connection)
-
-    async def _process_err(self, err_msg: str) -> None:
-        if "authentication expired" in err_msg:
-            await self._process_op_err(Error(f"nats: {err_msg}"))
-        else:
-            await super()._process_err(err_msg)
-
-
-class _Transport(TcpTransport):
-    """nats-py's transport, that waits for the end of a connection for a moment only.
-
-    After a failed TLS handshake it would wait for ever: asyncio tells the end to another object.
-    """
-
-    def __bool__(self) -> bool:
-        return True
-
-    async def wait_closed(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_WAIT_S):
-                await super().wait_closed()
 
 
 def wants_tls(config: NatsConfig) -> bool:

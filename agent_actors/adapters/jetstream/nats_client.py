@@ -1,0 +1,135 @@
+"""nats-py's client, with some decisions of it turned round: about TLS, and about what it reads.
+
+Whoever may publish a task may put into subject and headers what bytes he likes; the server hands
+them on. nats-py 2.16 stops reading at what it did not expect, and the connection stays open, deaf.
+"""
+
+import asyncio
+import contextlib
+import re
+from typing import Any
+
+from nats.aio.client import Client, Srv
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.aio.transport import TcpTransport
+from nats.errors import Error, SecureConnWantedError
+from nats.protocol import parser
+from nats.protocol.parser import PING
+
+CLOSE_WAIT_S = 0.2
+
+# nats-server parts the words of a line at blanks and tabs, so a subject may hold a form feed or
+# a vertical tab; nats-py parts them at those too, finds no message and reconnects, for ever. Its
+# parser takes these patterns from its module, for all clients of the process, and any of them
+# reads the better for it. A test fails when another nats-py brings other patterns.
+_WORD, _GAP = rb"([^ \t\r\n]+)", rb"[ \t]+"
+_TO_WHOM = _GAP + _WORD + _GAP + rb"(\d+)" + _GAP + rb"(" + _WORD + _GAP + rb")?"
+parser.MSG_RE = re.compile(rb"\AMSG" + _TO_WHOM + rb"(\d+)\r\n")
+parser.HMSG_RE = re.compile(rb"\AHMSG" + _TO_WHOM + rb"(\d+)" + _GAP + rb"(\d+)\r\n")
+
+
+class ReadingStopped(Error):
+    """What the server sends is read no more; nats-py has logged the error that ended it."""
+
+
+class NatsClient(Client):
+    """nats-py's client that encrypts when told to, reads whatever comes, and never goes deaf.
+
+    nats-py upgrades to TLS only when the server's greeting says that it must, so whoever sits in
+    between could have the password by leaving that word out: one that was told to use TLS
+    speaks nothing else. And it closes for good when its credentials expire, though the file
+    they came from has been renewed by then: it reconnects.
+    """
+
+    _pongs: list[asyncio.Future[bool]]
+    _reading_task: asyncio.Task[None] | None
+
+    def __init__(self, *, secure: bool) -> None:
+        super().__init__()
+        self._secure = secure
+
+    async def end(self, subscription: Subscription, within_s: float) -> None:
+        """End a subscription once all that is on its way has come, or the time is over."""
+        try:
+            async with asyncio.timeout(within_s):
+                await subscription.drain()
+        except (Error, OSError, TimeoutError):
+            # nats-py keeps one whose drain has failed, and would take it up when it reconnects.
+            self._remove_sub(subscription._id)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - no other way
+            subscription._stop_processing()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - no other way
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        if self._transport is None:
+            self._transport = _Transport()
+        await super()._connect_to_server(s)
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:  # noqa: FBT001, FBT002 - nats-py's signature
+        if initial_connection and self._secure and not info.get("tls_required"):
+            if not info.get("tls_available"):
+                raise SecureConnWantedError
+            info["tls_required"] = True
+        await super()._process_info(info, initial_connection)
+
+    async def _process_err(self, err_msg: str) -> None:
+        if "authentication expired" in err_msg:
+            await self._process_op_err(Error(f"nats: {err_msg}"))
+        else:
+            await super()._process_err(err_msg)
+
+    async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
+        """Send a ping after all that is to be sent already; nats-py lets it overtake.
+
+        Then its answer would say nothing of a subscription, or of the end of one, before it.
+        """
+        self._pongs.append(future or asyncio.get_running_loop().create_future())
+        await self._send_command(PING)
+        await self._flush_pending()
+
+    async def _process_pong(self) -> None:
+        """Take an answer to a ping, also one that nobody awaits any more."""
+        if self._pongs and self._pongs[0].done():
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
+
+    async def _process_headers(self, headers: bytes | None) -> dict[str, str] | None:
+        """Return the headers; none when the block is not what NATS writes."""
+        try:
+            return await super()._process_headers(headers)  # pyright: ignore[reportUnknownMemberType] - untyped
+        except (IndexError, UnicodeDecodeError):
+            return None
+
+    def _build_message(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
+    ) -> Msg:
+        """Return the message, with U+FFFD in its subjects where they are not UTF-8."""
+        try:
+            return super()._build_message(sid, subject, reply, data, headers)
+        except UnicodeDecodeError:
+            subject, reply = (name.decode(errors="replace").encode() for name in (subject, reply))
+            return super()._build_message(sid, subject, reply, data, headers)
+
+    async def _read_loop(self) -> None:
+        """Read until the connection ends; end it when reading has stopped for no such reason."""
+        await super()._read_loop()
+        me = asyncio.current_task()
+        if me is not self._reading_task or self.is_closed or self.is_reconnecting:
+            return
+        if me is not None and not me.cancelling():
+            self._err = ReadingStopped("reading has stopped at what nats-py did not expect")
+            await self.close()
+
+
+class _Transport(TcpTransport):
+    """nats-py's transport, that waits for the end of a connection for a moment only.
+
+    After a failed TLS handshake it would wait for ever: asyncio tells the end to another object.
+    """
+
+    def __bool__(self) -> bool:
+        return True
+
+    async def wait_closed(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_WAIT_S):
+                await super().wait_closed()
