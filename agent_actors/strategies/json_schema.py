@@ -48,11 +48,13 @@ def compiled(schema_json: bytes) -> Validator:
     try:
         kind.check_schema(schema)
         root: Resource[Any] = Resource.from_contents(schema, default_specification=DRAFT202012)
-        _check_parts(root, _registry.resolver_with_root(root))
+        _check_parts(root, _registry.resolver_with_root(root), set())
     except SchemaError as error:
         raise BrokenSchema(f"{error.json_path.removeprefix('$')}: {_cut(error.message)}") from error
     except Unresolvable as error:
         raise _unresolvable(error) from error
+    except RecursionError:
+        raise BrokenSchema(": is nested too deeply") from None
     timed = cast("type[Validator]", extend(kind, {"pattern": _pattern}))
     return timed(schema, registry=_registry)
 
@@ -63,12 +65,10 @@ def mismatch(validator: Validator, value: Any) -> str:  # noqa: ANN401 - any JSO
         worst = cast("ValidationError | None", best_match(validator.iter_errors(value)))
     except Unresolvable as error:
         raise _unresolvable(error) from error
-    except RecursionError:
-        raise BrokenSchema(": refers to itself without end") from None
     return f"at {worst.json_path}: {_cut(worst.message)}" if worst else ""
 
 
-def _check_parts(resource: Resource[Any], resolver: Any) -> None:  # noqa: ANN401 - its class is private
+def _check_parts(resource: Resource[Any], resolver: Any, finite: set[int]) -> None:  # noqa: ANN401 - its class is private
     """Raise Unresolvable at the first reference that leads nowhere, BrokenSchema at a refusal."""
     schema = cast("dict[str, Any] | bool", resource.contents)
     if isinstance(schema, dict):
@@ -77,8 +77,38 @@ def _check_parts(resource: Resource[Any], resolver: Any) -> None:  # noqa: ANN40
         for keyword in REFERENCES:
             if keyword in schema:
                 resolver.lookup(schema[keyword])
+        _check_ends(schema, resolver, (), finite)
     for part in resource.subresources():
-        _check_parts(part, resolver.in_subresource(part))
+        _check_parts(part, resolver.in_subresource(part), finite)
+
+
+def _check_ends(schema: Any, resolver: Any, above: tuple[int, ...], finite: set[int]) -> None:  # noqa: ANN401 - any JSON value
+    """Raise BrokenSchema where a schema leads back to itself for one and the same value.
+
+    Validating with it would not end; and the recursion limit, met inside of a Rust extension,
+    is no RecursionError but a panic.
+    """
+    this = id(cast("object", schema))
+    if not isinstance(schema, dict) or this in finite:
+        return
+    if this in above:
+        raise BrokenSchema(": refers to itself without end")
+    for part, scope in _same_value(cast("dict[str, Any]", schema), resolver):
+        _check_ends(part, scope, (*above, this), finite)
+    finite.add(this)
+
+
+def _same_value(schema: dict[str, Any], resolver: Any) -> Iterator[tuple[Any, Any]]:  # noqa: ANN401 - its class is private
+    """Yield the schemas that are applied to the very value that this one is applied to."""
+    for keyword in REFERENCES:
+        if keyword in schema:
+            found = resolver.lookup(schema[keyword])
+            yield found.contents, found.resolver
+    for keyword in ("allOf", "anyOf", "oneOf"):
+        yield from ((part, resolver) for part in schema.get(keyword, ()))
+    for keyword in ("not", "if", "then", "else"):
+        yield schema.get(keyword), resolver
+    yield from ((part, resolver) for part in schema.get("dependentSchemas", {}).values())
 
 
 def _pattern(

@@ -22,6 +22,7 @@ from agent_actors.ports import (
     ChatRequest,
     ExecutionRequest,
 )
+from agent_actors.strategies.json_schema import BrokenSchema, compiled, mismatch
 from agent_actors.strategies.proposal import GenerateProposal
 
 USAGE = Usage(prompt_tokens=11, completion_tokens=7, total_tokens=18)
@@ -313,3 +314,32 @@ async def test_a_schema_that_refers_to_itself_without_end_is_the_tasks_fault():
 def test_tasks_without_a_schema_do_not_pay_for_its_library():
     program = "import sys, agent_actors.strategies.proposal\nsys.exit('jsonschema' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#"},
+        {"anyOf": [{"$ref": "#"}]},
+        {"not": {"$ref": "#/$defs/a"}, "$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}]}}},
+    ],
+)
+def test_a_schema_that_leads_back_to_itself_is_refused_before_use(schema):
+    with pytest.raises(BrokenSchema, match="without end"):
+        compiled(msgspec.json.encode(schema))
+
+
+def test_a_schema_that_refers_to_itself_for_a_part_of_the_value_is_fine():
+    validator = compiled(b'{"type": "object", "properties": {"child": {"$ref": "#"}}}')
+    assert mismatch(validator, {"child": {"child": {}}}) == ""
+    assert mismatch(validator, {"child": {"child": 5}}).startswith("at $.child.child: ")
+
+
+def test_a_pattern_that_takes_for_ever_is_given_up():
+    validator = compiled(b'{"pattern": "^(([a-z])+.)+[A-Z]([a-z])+$"}')
+    assert "takes too long" in mismatch(validator, "a" * 5_000)
+
+
+def test_patterns_for_property_names_are_refused():
+    with pytest.raises(BrokenSchema, match="patternProperties"):
+        compiled(b'{"properties": {"a": {"patternProperties": {"^x": {}}}}}')
