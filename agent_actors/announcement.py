@@ -1,5 +1,6 @@
 """What is published when a task has ended: pure, and the same each time it is announced."""
 
+import re
 from datetime import datetime
 
 import msgspec
@@ -27,7 +28,17 @@ from agent_actors.ledger import DeadLetterReason, TaskRecord
 from agent_actors.ports import Delivery, Message
 
 SERVER_HEADERS = "nats-"
+
+# JetStream refuses a message with more than 64 KiB of headers, for ever. Besides these there are
+# the error and the subject, each cut by `header_text`.
 MAX_ORIGINAL_HEADERS_BYTES = 16 * 1024
+HEADER_LINE_BYTES = len(": \r\n")
+HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # a token of RFC 9110
+
+MAX_ROLE_CHARS = 128
+WILDCARDS = "*>"
+
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def announcements(record: TaskRecord, delivery: Delivery) -> list[Message]:
@@ -62,9 +73,7 @@ def result_message(payload: bytes, msg_id: str, task_headers: dict[str, str]) ->
         "ce-subject": result.task_id,
         "ce-time": result.timestamp.isoformat(),
     }
-    if trace := task_headers.get(TRACE_HEADER):
-        headers[TRACE_HEADER] = trace
-    return Message(subject=subject, payload=payload, headers=headers)
+    return Message(subject=subject, payload=payload, headers=headers | _trace(task_headers))
 
 
 def dead_letter(
@@ -85,14 +94,12 @@ def dead_letter(
         ATTEMPTS_HEADER: str(attempts),
         GENERATION_HEADER: str(generation),
         SOURCE_HEADER: f"{delivery.stream}:{delivery.source.stream_seq}",
-        SUBJECT_HEADER: delivery.subject,
+        SUBJECT_HEADER: header_text(delivery.subject),
     }
-    if trace := delivery.headers.get(TRACE_HEADER):
-        headers[TRACE_HEADER] = trace
     return Message(
-        subject=DEADLETTER_PREFIX + role_token(delivery.subject),
+        subject=DEADLETTER_PREFIX + _publishable_role(delivery.subject),
         payload=delivery.payload,
-        headers=headers | _original_headers(delivery.headers),
+        headers=headers | _trace(delivery.headers) | _original_headers(delivery.headers),
     )
 
 
@@ -108,13 +115,30 @@ class _ResultHead(Struct):
 _head = msgspec.json.Decoder(_ResultHead)
 
 
+def _publishable_role(subject: str) -> str:
+    """Return the role as a token for any subject on which a task may have come."""
+    return "".join(
+        char if char.isprintable() and char not in WILDCARDS else "_"
+        for char in role_token(subject)[:MAX_ROLE_CHARS]
+    )
+
+
+def _trace(headers: dict[str, str]) -> dict[str, str]:
+    """Return the publisher's W3C trace context, if that is what it is."""
+    trace = headers.get(TRACE_HEADER, "")
+    return {TRACE_HEADER: trace} if TRACEPARENT.fullmatch(trace) else {}
+
+
 def _original_headers(headers: dict[str, str]) -> dict[str, str]:
     """Return the publisher's own headers under our prefix, as many as there is room for."""
     kept: dict[str, str] = {}
     room = MAX_ORIGINAL_HEADERS_BYTES
-    for name, value in headers.items():
-        room -= len(name.encode()) + len(value.encode())
-        if name.lower().startswith(SERVER_HEADERS) or name == TRACE_HEADER or room < 0:
+    for original, text in headers.items():
+        if original.lower().startswith(SERVER_HEADERS) or original == TRACE_HEADER:
             continue
-        kept[ORIGINAL_HEADER_PREFIX + name] = header_text(value)
+        name, value = ORIGINAL_HEADER_PREFIX + original, header_text(text)
+        size = len(name) + len(value.encode()) + HEADER_LINE_BYTES
+        if size <= room and HEADER_NAME.fullmatch(original):
+            room -= size
+            kept[name] = value
     return kept

@@ -35,6 +35,7 @@ from agent_actors.errors import (
     FencedOut,
     PermissionDenied,
     PublishFailed,
+    PublishRefused,
     ServiceUnreachable,
     StreamMissing,
 )
@@ -151,15 +152,31 @@ async def test_what_would_end_the_connection_is_refused_before_it_is_sent(serve,
     connection = await open_connection((await serve()).url)
     await make_stream(connection, "S", "s.>")
     limit = connection.nc.max_payload
-    with pytest.raises(PublishFailed, match="max_payload"):
+    with pytest.raises(PublishRefused, match="max_payload"):
         await connection.publish_stored("s.1", b"x" * limit, {"a": "b"})
-    with pytest.raises(PublishFailed, match="over 3800 bytes"):
+    with pytest.raises(PublishRefused, match="over 3800 bytes"):
         await connection.publish_stored("s." + "é" * 2_000, b"")
-    with pytest.raises(PublishFailed, match="invalid header"):
+    with pytest.raises(PublishRefused, match="invalid header"):
         await connection.publish_stored("s.1", b"", {"not a name": ""})
+    with pytest.raises(PublishRefused, match="invalid subject"):
+        await connection.publish_stored("s. 1", b"")
     longest = 3_800 - len("s.")
     assert (await connection.publish_stored("s." + "x" * longest, b"")).seq == 1
     assert (await connection.publish_stored("s.1", b"x" * limit)).seq == 2
+
+
+async def test_what_jetstream_will_never_take_is_told_from_what_may_be_tried_again(
+    serve, open_connection
+):
+    connection = await open_connection((await serve()).url)
+    config = {"name": "S", "subjects": ["s"], "max_msg_size": 10, "storage": "memory"}
+    await connection.api("STREAM.CREATE.S", json.dumps(config).encode())
+    with pytest.raises(PublishRefused, match="message size exceeds maximum"):
+        await connection.publish_stored("s", b"x" * 11)
+    await make_stream(connection, "HEADERS", "h")
+    with pytest.raises(PublishRefused, match="header size exceeds maximum"):
+        await connection.publish_stored("h", b"", {"a": "x" * 65_536})
+    assert not issubclass(PublishRefused, PublishFailed)
 
 
 @pytest.mark.parametrize("answer", [b"", b"thanks", b'{"stream": 5}', b"{}"])

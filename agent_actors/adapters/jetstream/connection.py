@@ -18,7 +18,13 @@ import msgspec
 import structlog
 from msgspec import Struct
 from nats.aio.msg import Msg
-from nats.errors import Error, SlowConsumerError
+from nats.errors import (
+    BadHeaderError,
+    BadSubjectError,
+    Error,
+    MaxPayloadError,
+    SlowConsumerError,
+)
 from nats.js import JetStreamContext
 
 from agent_actors.adapters.jetstream.nats_client import NatsClient
@@ -34,6 +40,7 @@ from agent_actors.errors import (
     FencedOut,
     PermissionDenied,
     PublishFailed,
+    PublishRefused,
     ServiceUnreachable,
     StreamMissing,
 )
@@ -52,6 +59,7 @@ HEADER_LINE_BYTES = len(": \r\n")
 NO_STREAM = 10059
 NO_CONSUMER = 10014
 WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
+TOO_BIG = frozenset({10054, 10097})  # the message; its headers, of which JetStream takes 64 KiB
 
 # nats-py hands on the server's words in lower case.
 DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"')
@@ -180,7 +188,8 @@ class Connection:
 
         Raises FencedOut when the expected last sequence is another one; PublishFailed when no
         answer came within `timeout_s` (the message may or may not be stored), ApiError or
-        NoResponders when it certainly is not; StreamMissing; PermissionDenied.
+        NoResponders when it certainly is not; PublishRefused when it never will be;
+        StreamMissing; PermissionDenied.
         """
         limit_s = timeout_s or self._timeout_s
         reply = _decoded(await self._to_stream(subject, payload, headers, limit_s))
@@ -220,6 +229,25 @@ class Connection:
         """Return somebody's answer. Raises PublishFailed (none), NoResponders, PermissionDenied."""
         return await self._exchange(subject, payload, headers, timeout_s or self._timeout_s)
 
+    async def send(
+        self, subject: str, payload: bytes, reply: str = "", headers: dict[str, str] | None = None
+    ) -> None:
+        """Hand the message to the connection, and wait only while its buffer is full.
+
+        Raises PublishRefused, and PublishFailed when it certainly was not sent.
+        """
+        self._check_size(subject, payload, headers)
+        cancels = _cancel_requests()
+        try:
+            await self.nc.publish(subject, payload, reply, headers)
+        except (BadSubjectError, BadHeaderError, MaxPayloadError) as error:
+            raise PublishRefused(f"{subject}: {explain(error)}") from error
+        except (Error, OSError) as error:
+            raise PublishFailed(f"{subject}: {explain(error)}") from error
+        # nats-py swallows a cancellation that meets it waiting for room in its buffer.
+        if _cancel_requests() > cancels:
+            raise asyncio.CancelledError
+
     async def _connect(self) -> None:
         await self.nc.connect(
             **self._options,
@@ -254,14 +282,13 @@ class Connection:
     ) -> Msg:
         if self._replies_denied:
             raise PermissionDenied(self._replies_denied)
-        self._check_size(subject, payload, headers)
         loop = asyncio.get_running_loop()
         token = str(next(self._tokens))
         future: asyncio.Future[Msg | AgentActorsError] = loop.create_future()
         self._waiting[token] = subject, future
         timer = loop.call_later(timeout_s, _expire, future, subject, timeout_s)
         try:
-            await self._send(subject, payload, self._replies + token, headers)
+            await self.send(subject, payload, self._replies + token, headers)
             answer = await future
         finally:
             timer.cancel()
@@ -272,18 +299,6 @@ class Connection:
             raise NoResponders(f"nobody answers on {subject}: `agent-actors provision` makes it")
         return answer
 
-    async def _send(
-        self, subject: str, payload: bytes, reply: str, headers: dict[str, str] | None
-    ) -> None:
-        cancels = _cancel_requests()
-        try:
-            await self.nc.publish(subject, payload, reply, headers)
-        except Error as error:
-            raise PublishFailed(f"{subject}: {explain(error)}") from error
-        # nats-py swallows a cancellation that meets it waiting for room in its buffer.
-        if _cancel_requests() > cancels:
-            raise asyncio.CancelledError
-
     def _check_size(self, subject: str, payload: bytes, headers: dict[str, str] | None) -> None:
         size = len(payload)
         if headers:
@@ -292,12 +307,12 @@ class Connection:
                 for name, value in headers.items()
             )
         if size > self.nc.max_payload:
-            raise PublishFailed(
+            raise PublishRefused(
                 f"{subject}: headers and payload are {size} bytes; "
                 f"the server takes {self.nc.max_payload} (max_payload)"
             )
         if len(subject) * 4 > MAX_SUBJECT_BYTES < len(subject.encode()):
-            raise PublishFailed(f"the subject {subject[:80]}... is over {MAX_SUBJECT_BYTES} bytes")
+            raise PublishRefused(f"the subject {subject[:80]}... is over {MAX_SUBJECT_BYTES} bytes")
 
     async def _on_reply(self, message: Msg) -> None:
         waiting = self._waiting.get(message.subject.rpartition(".")[2])
@@ -399,6 +414,8 @@ def _error_for(fault: Fault, subject: str) -> AgentActorsError:
     message = f"{subject}: {fault.description}"
     if fault.err_code in WRONG_LAST_SEQUENCE:
         return FencedOut(message)
+    if fault.err_code in TOO_BIG:
+        return PublishRefused(f"{message} ({fault.err_code})")
     if fault.err_code in {NO_STREAM, NO_CONSUMER}:
         return StreamMissing(f"{message}: run `agent-actors provision`")
     return ApiError(f"{message} ({fault.err_code})", code=fault.code, err_code=fault.err_code)
