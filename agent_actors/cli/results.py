@@ -7,6 +7,7 @@ from agent_actors.contract import AgentResult
 COLOURS = {"completed": "green", "failed": "red"}
 ID_WIDTH, ROLE_WIDTH, STATUS_WIDTH = 24, 10, 9
 LINE_CHARS = 60
+MS_PER_S = 1_000
 
 
 def show_result(result: AgentResult) -> None:
@@ -46,4 +47,6 @@ def line_of(result: AgentResult) -> str:
 
 
 def _duration(result: AgentResult) -> str:
-    return f"{result.duration_ms / 1_000:.2f} s"
+    if result.duration_ms < MS_PER_S:
+        return f"{result.duration_ms:.0f} ms"
+    return f"{result.duration_ms / MS_PER_S:.1f} s"

@@ -250,7 +250,7 @@ RESULT = AgentResult(
 def test_a_result_reads_with_its_facts_and_its_whole_answer(capsys: pytest.CaptureFixture[str]):
     show_result(RESULT)
     said = capsys.readouterr().out
-    assert "t-1 completed  (DEV on default-0, m, attempt 2, 1.23 s, 99 tokens)" in said
+    assert "t-1 completed  (DEV on default-0, m, attempt 2, 1.2 s, 99 tokens)" in said
     assert RESULT.proposal is not None
     assert RESULT.proposal.content in said
 
