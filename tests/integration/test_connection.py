@@ -29,7 +29,10 @@ from agent_actors.adapters.jetstream.connection import (
     NoResponders,
     connect,
 )
-from agent_actors.config import NatsConfig, Secret, TlsConfig
+from agent_actors.adapters.jetstream.publishing import NATSEvents
+from agent_actors.adapters.jetstream.streams import check, provision
+from agent_actors.config import Config, NatsConfig, Secret, TlsConfig
+from agent_actors.contract import TaskEvent
 from agent_actors.errors import (
     ConfigError,
     FencedOut,
@@ -211,8 +214,24 @@ async def test_a_missing_stream_and_consumer_are_told_apart_from_other_errors(
 async def test_a_server_without_jetstream_is_named(serve, open_connection):
     server = await serve("accounts { PLAIN { users: [{user: u, password: p}] } }")
     connection = await open_connection(server.url, user="u", password=Secret("p"))
-    with pytest.raises((ServiceUnreachable, ApiError), match=r"(?i)jetstream.*not enabled|no JetS"):
+    with pytest.raises((NoResponders, ApiError), match=r"(?i)jetstream.*not enabled|no JetS"):
         await connection.api("INFO")
+
+
+async def test_without_anybody_to_ask_a_request_may_be_repeated_but_a_start_fails(
+    serve, open_connection, monkeypatch
+):
+    connection = await open_connection((await serve()).url)
+
+    async def nobody(*_) -> None:
+        raise NoResponders("nobody answers")
+
+    monkeypatch.setattr(connection, "_exchange", nobody)
+    with pytest.raises(PublishFailed, match="has no JetStream for this account"):
+        await connection.api("INFO")
+    for start in (provision, check):
+        with pytest.raises(ServiceUnreachable, match="has no JetStream for this account"):
+            await start(connection, Config())
 
 
 # What strangers send.
@@ -554,6 +573,21 @@ async def test_a_connection_that_is_ended_for_good_is_reported(serve, open_conne
     assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["nats.closed"]
     with pytest.raises(PublishFailed, match="connection closed"):
         await connection.publish_stored("s", b"")
+
+
+async def test_a_message_meets_a_lost_connection_as_a_failure_to_publish(
+    serve, open_connection, monkeypatch
+):
+    connection = await open_connection((await serve()).url)
+
+    async def reset(*_) -> None:
+        raise ConnectionResetError("Connection lost")
+
+    monkeypatch.setattr(connection.nc, "publish", reset)
+    with pytest.raises(PublishFailed, match="s: Connection lost"):
+        await connection.send("s", b"")
+    event = TaskEvent(task_id="t", kind="started", time=datetime.now(UTC), agent_id="a", attempt=1)
+    await NATSEvents(connection).emit(event)
 
 
 async def test_closing_is_not_reported_as_a_loss(serve, open_connection):

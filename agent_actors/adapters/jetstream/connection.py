@@ -205,14 +205,16 @@ class Connection:
         """Return JetStream's answer to `$JS.API.<request>`, such as `STREAM.INFO.AGENT_TASKS`.
 
         Raises StreamMissing when the stream or the consumer is not there, another ApiError as
-        JetStream says, PublishFailed without an answer, PermissionDenied.
+        JetStream says, PublishFailed without an answer (NoResponders when nobody is there to
+        answer, which may pass), PermissionDenied.
         """
         subject = API_PREFIX + request
         try:
             message = await self._exchange(subject, payload, None, timeout_s or self._timeout_s)
         except NoResponders as error:
-            raise ServiceUnreachable(
-                f"{self._url} has no JetStream for this account: switch it on in nats-server"
+            raise NoResponders(
+                f"{self._url} has no JetStream for this account: switch it on in nats-server, "
+                "or wait for its cluster or hub"
             ) from error
         answer = _api_reply.decode(message.data)
         if "error" in answer:
@@ -247,6 +249,12 @@ class Connection:
         # nats-py swallows a cancellation that meets it waiting for room in its buffer.
         if _cancel_requests() > cancels:
             raise asyncio.CancelledError
+
+    def end(self, reason: str) -> None:
+        """Tell whoever lives by this connection to end, since a part that uses it has crashed."""
+        self._log.error("nats.user_crashed", reason=reason)
+        if self._on_closed is not None:
+            self._on_closed()
 
     async def _connect(self) -> None:
         await self.nc.connect(

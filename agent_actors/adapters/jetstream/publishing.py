@@ -1,13 +1,14 @@
 """What goes out: results and dead letters to their streams, live progress to whoever listens."""
 
-from contextlib import suppress
-
-from nats.errors import Error
+import structlog
 
 from agent_actors.adapters.jetstream.connection import Connection, connect
 from agent_actors.config import NatsConfig
 from agent_actors.contract import TaskEvent, encode, event_subject
+from agent_actors.errors import PublishFailed, PublishRefused
 from agent_actors.ports import Message
+
+log = structlog.get_logger()
 
 
 class NATSResultPublisher:
@@ -31,7 +32,7 @@ class NATSResultPublisher:
     async def publish(self, message: Message) -> None:
         """Return once the message is stored, or was before (by its `Nats-Msg-Id`).
 
-        Raises PublishFailed, ServiceUnreachable, PermissionDenied, StreamMissing.
+        Raises PublishFailed, PublishRefused, ServiceUnreachable, PermissionDenied, StreamMissing.
         """
         connection = self._connection or await self._own()
         await connection.publish_stored(message.subject, message.payload, message.headers)
@@ -52,9 +53,12 @@ class NATSEvents:
     """Live progress on core NATS: nobody waits for it, nothing is stored."""
 
     def __init__(self, connection: Connection) -> None:
-        self._nc = connection.nc
+        self._connection = connection
 
     async def emit(self, event: TaskEvent) -> None:
         """Send the event without waiting."""
-        with suppress(Error):
-            await self._nc.publish(event_subject(event.task_id, event.kind), encode(event))
+        subject = event_subject(event.task_id, event.kind)
+        try:
+            await self._connection.send(subject, encode(event))
+        except (PublishFailed, PublishRefused) as error:
+            log.debug("event.lost", subject=subject, error=str(error))

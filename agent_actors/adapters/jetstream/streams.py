@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from agent_actors.adapters.jetstream.connection import ApiError, Connection
+from agent_actors.adapters.jetstream.connection import ApiError, Connection, NoResponders
 from agent_actors.adapters.jetstream.wanted import (
     FoundStream,
     Json,
@@ -27,7 +27,13 @@ from agent_actors.adapters.jetstream.wanted import (
 )
 from agent_actors.config import Config
 from agent_actors.contract import TASK_STREAM, subjects_overlap
-from agent_actors.errors import PermissionDenied, ProvisionRefused, PublishFailed, StreamMissing
+from agent_actors.errors import (
+    PermissionDenied,
+    ProvisionRefused,
+    PublishFailed,
+    ServiceUnreachable,
+    StreamMissing,
+)
 
 # A cluster that has just started says for a moment that it has no peers, or no leader
 # (nats-server's errors.json); a request that meets a change of leaders is not answered at all.
@@ -207,12 +213,14 @@ def _make_consumer(name: str, config: Json, action: str) -> dict[str, Any]:
 
 
 async def _ask(connection: Connection, request: str, payload: bytes = b"") -> Json:
-    """Ask JetStream, again for a while if it is not ready yet."""
+    """Ask JetStream, again for a while if it is not ready yet. Raises ServiceUnreachable."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + ALL_ANSWERS_TIMEOUT_S
     while True:
         try:
             return await connection.api(request, payload, ANSWER_TIMEOUT_S)
+        except NoResponders as error:
+            raise ServiceUnreachable(str(error)) from error
         except PublishFailed as error:
             final = isinstance(error, ApiError) and error.err_code not in NOT_YET
             if final or loop.time() > deadline:
