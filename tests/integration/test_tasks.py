@@ -4,6 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+from msgspec.structs import replace
+from nats.errors import Error
+from structlog.testing import capture_logs
 from support.nats import NatsServer
 from support.until import until
 
@@ -13,17 +16,23 @@ from agent_actors.adapters.jetstream.streams import provision
 from agent_actors.adapters.jetstream.tasks import JetStreamAcks, JetStreamTaskQueue, PullConsumer
 from agent_actors.config import Config, NatsConfig, PoolConfig, StreamsConfig
 from agent_actors.contract import TASK_STREAM
-from agent_actors.errors import StreamMissing
+from agent_actors.errors import (
+    PermissionDenied,
+    PublishFailed,
+    ServiceUnreachable,
+    StreamMissing,
+)
 from agent_actors.ports import Delivery
 
 pytestmark = pytest.mark.nats
 
 
 class Received:
-    """What came, and a way to wait for it."""
+    """What came, and a way to wait for it; `idle` is set when less is asked for again."""
 
     def __init__(self) -> None:
         self.queue: asyncio.Queue[Delivery] = asyncio.Queue()
+        self.idle = asyncio.Event()
 
     def __call__(self, delivery: Delivery) -> None:
         self.queue.put_nowait(delivery)
@@ -61,7 +70,7 @@ def received() -> Received:
 
 @pytest.fixture
 async def consumer(link: Connection, received: Received) -> AsyncIterator[PullConsumer]:
-    consumer = await PullConsumer.open(link, "default", received)
+    consumer = await PullConsumer.open(link, "default", received, received.idle.set)
     yield consumer
     await consumer.close()
 
@@ -93,26 +102,22 @@ async def test_what_is_asked_for_comes_at_once_and_alone(
     assert consumer.outstanding == 9
 
 
-async def test_a_request_that_expires_is_made_again(
+async def test_a_request_that_expires_is_told_and_not_made_again(
     link: Connection,
     consumer: PullConsumer,
     received: Received,
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr(tasks, "EXPIRES_S", 2)
-    asked = asyncio.Event()
-    ask = consumer._ask
-
-    async def noticed(count: int) -> None:
-        await ask(count)
-        asked.set()
-
+    await publish(link, "one")
     await consumer.pull(3)
-    monkeypatch.setattr(consumer, "_ask", noticed)
-    await asyncio.wait_for(asked.wait(), 10)
-    assert consumer.outstanding == 3
-    await publish(link, "one", "two", "three")
-    assert {(await received.next()).payload for _ in range(3)} == {b"one", b"two", b"three"}
+    await JetStreamAcks(link).ack(await received.next())
+    await asyncio.wait_for(received.idle.wait(), 10)
+    assert consumer.outstanding == 0
+    await publish(link, "two")
+    assert await received.nothing_more(link)
+    await consumer.pull(1)
+    assert (await received.next()).payload == b"two"
 
 
 async def test_a_consumer_that_was_made_anew_is_bound_again(
@@ -124,9 +129,11 @@ async def test_a_consumer_that_was_made_anew_is_bound_again(
     await link.js.delete_consumer(TASK_STREAM, "default")
     await until(lambda: consumer.trouble == "consumer missing: run provision")
     await provision(link, config)
+    await asyncio.wait_for(received.idle.wait(), 20)
+    assert (consumer.trouble, consumer.outstanding) == ("", 0)
+    await consumer.pull(1)
     again = await received.next()
     assert again.payload == b"one"
-    assert consumer.trouble == ""
     assert again.source.num_delivered == 1
     assert again.source.is_later_than(first.source)
 
@@ -136,14 +143,96 @@ async def test_pulling_goes_on_after_the_server_came_back(
 ):
     await consumer.pull(2)
     await nats_server.restart()
-    await until(lambda: link.nc.is_connected)
+    await asyncio.wait_for(received.idle.wait(), 20)
+    assert consumer.outstanding == 0
+    await consumer.pull(1)
     await publish(link, "one")
     assert (await received.next()).payload == b"one"
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        PermissionDenied("denied"),
+        ServiceUnreachable("away"),
+        PublishFailed("no answer"),
+        Error("nats: something"),
+        ConnectionResetError("reset"),
+    ],
+)
+async def test_whatever_keeps_a_consumer_from_being_bound_is_told_and_tried_again(
+    link: Connection,
+    consumer: PullConsumer,
+    received: Received,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+):
+    monkeypatch.setattr(tasks, "IDLE_HEARTBEAT_S", 0.1)
+
+    async def fails(request: str) -> dict:
+        raise error
+
+    with monkeypatch.context() as for_now:
+        for_now.setattr(link, "api", fails)
+        consumer._broken.set()
+        await until(lambda: consumer.trouble == str(error))
+    await asyncio.wait_for(received.idle.wait(), 20)
+    assert consumer.trouble == ""
+    await publish(link, "one")
+    await consumer.pull(1)
+    assert (await received.next()).payload == b"one"
+
+
+async def test_a_bug_in_the_watch_ends_what_lives_by_the_connection(
+    config: Config, link: Connection, received: Received
+):
+    closed = asyncio.Event()
+    other = await connect(config.nats, name="test", on_closed=closed.set)
+
+    def bug() -> None:
+        raise LookupError("a bug")
+
+    consumer = await PullConsumer.open(other, "default", received, bug)
+    with capture_logs() as logs:
+        consumer._broken.set()
+        await asyncio.wait_for(closed.wait(), 20)
+    assert [log["event"] for log in logs if log["log_level"] == "error"] == [
+        "consumer.crashed",
+        "nats.user_crashed",
+    ]
+    await consumer.close()
+    await other.close()
+
+
+async def test_nothing_is_lost_or_late_when_the_consumer_is_bound_again_and_again(
+    link: Connection, config: Config, received: Received
+):
+    """Messages at full speed, a rebinding for every 50 of them, and an `ack_wait` of a minute."""
+    await provision(link, replace(config, pools={"default": PoolConfig(ack_wait_s=60)}))
+    count, came = 1_000, set()
+
+    def take(delivery: Delivery) -> None:
+        came.add(delivery.source.stream_seq)
+        received(delivery)
+        if len(came) % 50 == 0:
+            consumer._broken.set()
+
+    def ask_again() -> None:
+        pulls.append(asyncio.create_task(consumer.pull(count - len(came))))
+
+    consumer = await PullConsumer.open(link, "default", take, ask_again)
+    pulls = [asyncio.create_task(consumer.pull(count))]
+    for _ in range(count // 50):
+        await asyncio.gather(*(publish(link, "x") for _ in range(50)))
+    deliveries = [await received.next() for _ in range(count)]
+    assert {delivery.source.stream_seq for delivery in deliveries} == set(range(1, count + 1))
+    assert len(pulls) > 3
+    await consumer.close()
+
+
 async def test_a_missing_consumer_is_said_so(link: Connection, received: Received):
     with pytest.raises(StreamMissing, match="provision"):
-        await PullConsumer.open(link, "nobody", received)
+        await PullConsumer.open(link, "nobody", received, received.idle.set)
 
 
 async def test_the_backlog_counts_what_waits_and_what_is_not_acked(
@@ -160,13 +249,50 @@ async def test_closing_leaves_nothing_that_was_delivered_to_nobody(
     link: Connection, received: Received
 ):
     await publish(link, "one", "two")
-    consumer = await PullConsumer.open(link, "default", received)
+    consumer = await PullConsumer.open(link, "default", received, received.idle.set)
     await consumer.pull(5)
     await consumer.close()
     await publish(link, "three")
     backlog = await consumer.backlog()
     assert backlog.unacked == received.queue.qsize()
     assert backlog.pending + backlog.unacked == 3
+
+
+async def test_a_closed_consumer_asks_for_nothing(
+    link: Connection, consumer: PullConsumer, received: Received
+):
+    await publish(link, "one")
+    await consumer.close()
+    await consumer.pull(1)
+    assert await received.nothing_more(link)
+    assert consumer.outstanding == 0
+    assert (await consumer.backlog()).pending == 1
+
+
+async def test_a_consumer_can_be_closed_at_any_step_of_being_bound_again(
+    link: Connection, received: Received
+):
+    for steps in range(12):
+        consumer = await PullConsumer.open(link, "default", received, received.idle.set)
+        consumer._broken.set()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            await consumer.close()
+        assert consumer._watch.done()
+    assert list(link.nc._subs) == [1]  # the one for replies
+
+
+async def test_closing_does_not_wait_for_a_server_that_does_not_answer(
+    link: Connection, consumer: PullConsumer, nats_server: NatsServer
+):
+    await nats_server.pause()
+    try:
+        async with asyncio.timeout(5):
+            await consumer.close()
+    finally:
+        await nats_server.resume()
+    assert list(link.nc._subs) == [1]  # the one for replies
 
 
 @pytest.mark.parametrize("verb", ["ack", "term"])

@@ -9,6 +9,7 @@ import asyncio
 import base64
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -19,13 +20,19 @@ from nats.errors import Error
 
 from agent_actors.adapters.jetstream.connection import ApiError, Connection
 from agent_actors.contract import TASK_STREAM, peek_task_id
-from agent_actors.errors import PublishFailed, StreamMissing
+from agent_actors.errors import (
+    AgentActorsError,
+    PublishFailed,
+    PublishRefused,
+    StreamMissing,
+)
 from agent_actors.ledger import Source
 from agent_actors.ports import CONSUMER_MISSING, Backlog, Delivery
 
 EXPIRES_S = 30
 IDLE_HEARTBEAT_S = 1.0
 SILENCE_S = 3 * IDLE_HEARTBEAT_S
+ENDING_S = 2.0
 NANOSECONDS = 1_000_000_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -44,31 +51,45 @@ class PullConsumer:
     """A pool's durable consumer as a `TaskSource`; made by `PullConsumer.open`."""
 
     def __init__(
-        self, connection: Connection, name: str, on_delivery: Callable[[Delivery], None]
+        self,
+        connection: Connection,
+        name: str,
+        on_delivery: Callable[[Delivery], None],
+        on_idle: Callable[[], None],
     ) -> None:
         self._connection = connection
         self._name = name
         self._on_delivery = on_delivery
-        self._created = 0
+        self._on_idle = on_idle
         self._outstanding = 0
         self._inbox = ""
         self._subscription: Subscription | None = None
+        self._endings: set[asyncio.Task[None]] = set()
         self._heard = 0.0
         self._broken = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
+        self._closed = False
         self.trouble = ""
 
     @classmethod
     async def open(
-        cls, connection: Connection, name: str, on_delivery: Callable[[Delivery], None]
+        cls,
+        connection: Connection,
+        name: str,
+        on_delivery: Callable[[Delivery], None],
+        on_idle: Callable[[], None],
     ) -> "PullConsumer":
         """Return the consumer, ready to be pulled from.
 
-        Raises StreamMissing when it does not exist, PermissionDenied, PublishFailed.
+        `on_idle` is called when less is outstanding though nothing came: what was asked for has
+        expired, or was lost. Whoever still wants it pulls again.
+
+        Raises StreamMissing when the consumer does not exist, PermissionDenied, PublishFailed.
         """
-        consumer = cls(connection, name, on_delivery)
+        consumer = cls(connection, name, on_delivery, on_idle)
         await consumer._bind()
         consumer._watch = asyncio.create_task(consumer._keep_bound())
+        consumer._watch.add_done_callback(consumer._watch_ended)
         return consumer
 
     @property
@@ -77,7 +98,11 @@ class PullConsumer:
         return self._outstanding
 
     async def pull(self, count: int) -> None:
-        """Ask for `count` more deliveries; asked again by itself when the request expires."""
+        """Ask for `count` more deliveries, within `EXPIRES_S`; for nothing once closed."""
+        if self._closed:
+            return
+        if not self._outstanding:
+            self._heard = asyncio.get_running_loop().time()
         self._outstanding += count
         await self._ask(count)
 
@@ -88,48 +113,67 @@ class PullConsumer:
 
     async def close(self) -> None:
         """Ask for nothing more; what the server has sent still comes before this returns."""
+        self._closed = True
         if self._watch:
             self._watch.cancel()
-        if self._subscription:
-            await self._subscription.drain()
+            await asyncio.wait([self._watch])
+        self._let_go()
+        if self._endings:
+            await asyncio.wait(self._endings)
 
     async def _bind(self) -> None:
         """Make sure the consumer is there, and start anew with an inbox nobody knows.
 
-        Whatever still comes to the old inbox nobody asked for any more: it is not delivered
-        to us, and JetStream hands it out again.
+        What is under way to the old inbox still comes, beside what is asked for anew.
         """
-        self._created = _nanoseconds((await self._info())["created"])
-        if self._subscription:
-            await self._subscription.unsubscribe()
+        created = _nanoseconds((await self._info())["created"])
         nc = self._connection.nc
-        self._inbox = nc.new_inbox()
-        self._subscription = await nc.subscribe(  # pyright: ignore[reportUnknownMemberType] - nats-py's cb is untyped
-            self._inbox, cb=self._on_message, pending_msgs_limit=0, pending_bytes_limit=0
+        inbox = nc.new_inbox()
+        subscription = await nc.subscribe(  # pyright: ignore[reportUnknownMemberType] - nats-py's cb is untyped
+            inbox,
+            cb=partial(self._on_message, inbox, created),
+            pending_msgs_limit=0,
+            pending_bytes_limit=0,
         )
+        self._let_go()
+        self._inbox, self._subscription = inbox, subscription
+        self._outstanding = 0
         self._broken.clear()
-        self._heard = asyncio.get_running_loop().time()
-        if self._outstanding:
-            await self._ask(self._outstanding)
+
+    def _let_go(self) -> None:
+        """End the subscription in the background."""
+        if self._subscription:
+            ending = asyncio.create_task(self._connection.nc.end(self._subscription, ENDING_S))
+            self._endings.add(ending)
+            ending.add_done_callback(self._endings.discard)
+        self._subscription = None
 
     async def _keep_bound(self) -> None:
         """Bind again when the server says that the consumer is gone, or says nothing."""
-        while True:
+        while not self._closed:
             try:
-                await asyncio.wait_for(self._broken.wait(), IDLE_HEARTBEAT_S)
+                async with asyncio.timeout(IDLE_HEARTBEAT_S):
+                    await self._broken.wait()
             except TimeoutError:
                 if not self._outstanding or not self._is_silent():
                     continue
             try:
                 await self._bind()
-            except (StreamMissing, PublishFailed) as error:
+            except (AgentActorsError, Error, OSError) as error:
+                self._broken.set()
                 missing = isinstance(error, StreamMissing)
                 self.trouble = CONSUMER_MISSING if missing else str(error)
                 log.warning("consumer.lost", consumer=self._name, error=str(error))
                 await asyncio.sleep(IDLE_HEARTBEAT_S)
             else:
                 self.trouble = ""
-                log.info("consumer.bound", consumer=self._name, outstanding=self._outstanding)
+                log.info("consumer.bound", consumer=self._name)
+                self._on_idle()
+
+    def _watch_ended(self, watch: asyncio.Task[None]) -> None:
+        if not watch.cancelled() and (bug := watch.exception()):
+            log.error("consumer.crashed", consumer=self._name, exc_info=bug)
+            self._connection.end(f"consumer {self._name}: {bug!r}")
 
     def _is_silent(self) -> bool:
         return asyncio.get_running_loop().time() - self._heard > SILENCE_S
@@ -142,26 +186,29 @@ class PullConsumer:
         }
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{TASK_STREAM}.{self._name}"
         try:
-            await self._connection.nc.publish(subject, msgspec.json.encode(request), self._inbox)
-        except Error as error:
+            await self._connection.send(subject, msgspec.json.encode(request), self._inbox)
+        except PublishFailed as error:
             log.warning("consumer.not_asked", consumer=self._name, error=str(error))
             self._broken.set()
 
-    async def _on_message(self, message: Msg) -> None:
-        self._heard = asyncio.get_running_loop().time()
+    async def _on_message(self, inbox: str, created: int, message: Msg) -> None:
         headers = message.headers or {}
-        if not message.reply and "Status" in headers:
-            await self._on_status(headers["Status"], headers)
-        elif message.reply:
-            self._outstanding = max(0, self._outstanding - 1)
-            self._on_delivery(_delivery(message, headers, self._created))
+        if message.reply:
+            if inbox == self._inbox:
+                self._heard = asyncio.get_running_loop().time()
+                self._outstanding = max(0, self._outstanding - 1)
+            self._on_delivery(_delivery(message, headers, created))
+        elif inbox == self._inbox and "Status" in headers:
+            self._heard = asyncio.get_running_loop().time()
+            self._on_status(headers["Status"], headers)
 
-    async def _on_status(self, status: str, headers: dict[str, str]) -> None:
+    def _on_status(self, status: str, headers: dict[str, str]) -> None:
         if status == HEARTBEAT:
             return
         unfilled = int(headers.get("Nats-Pending-Messages", "0"))
         if status == REQUEST_TIMEOUT and unfilled:
-            await self._ask(unfilled)
+            self._outstanding = max(0, self._outstanding - unfilled)
+            self._on_idle()
         else:
             log.info("consumer.refused", consumer=self._name, headers=headers)
             self._broken.set()
@@ -200,8 +247,8 @@ class JetStreamAcks:
 
     async def _send(self, delivery: Delivery, answer: bytes) -> None:
         try:
-            await self._connection.nc.publish(delivery.reply, answer)
-        except Error as error:
+            await self._connection.send(delivery.reply, answer)
+        except (PublishFailed, PublishRefused) as error:
             log.warning("ack.lost", answer=answer.decode(), error=str(error))
 
 
