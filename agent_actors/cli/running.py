@@ -4,6 +4,7 @@ Importing this imports Ray.
 """
 
 import asyncio
+import socket
 import sys
 import time
 from collections.abc import Callable, Coroutine, Generator
@@ -29,6 +30,7 @@ from agent_actors.config import Config
 from agent_actors.contract import ServiceStatus
 from agent_actors.errors import ServiceUnreachable
 
+CONNECT_TIMEOUT_S = 5.0
 ASK_EVERY_S = 10.0
 LOST_AFTER_S = 60.0
 
@@ -38,6 +40,7 @@ log = structlog.get_logger()
 @contextmanager
 def connected_ray(config: Config) -> Generator[None]:
     """Stay connected to the Ray cluster that is configured. Raises ServiceUnreachable."""
+    _check_reachable(config.ray.address)
     with _stoppable_ray(lambda: connect_ray(config.ray)):
         yield
 
@@ -70,6 +73,19 @@ def run_service(
     except KeyboardInterrupt:
         _drain(service)
         raise
+
+
+def _check_reachable(address: str) -> None:
+    """Raise ServiceUnreachable when nothing listens there: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host:
+        return  # Ray finds it by itself
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise ServiceUnreachable(
+            f"cannot connect to Ray at {address}: {error.strerror or error}; see ray.address"
+        ) from error
 
 
 @contextmanager

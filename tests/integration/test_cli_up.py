@@ -28,7 +28,9 @@ SCHEMA = {
 
 
 async def command(*args: str, url: str = "") -> Process:
-    env = {**os.environ, "AGENT_ACTORS_NATS_URL": url, "AGENT_ACTORS_VLLM_API_KEY": ""}
+    """Start a command with a home that does not exist, and nothing said about Ray's token."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    env |= {"HOME": "/nonexistent", "AGENT_ACTORS_NATS_URL": url, "AGENT_ACTORS_VLLM_API_KEY": ""}
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "agent_actors", *args), env=env, stdout=PIPE, stderr=PIPE
     )
