@@ -14,8 +14,11 @@ import ray
 from support.nats import NatsServer
 from support.ready import free_port
 
+from agent_actors.cli.running import connected_ray
 from agent_actors.client import AgentClient
+from agent_actors.config import Config, RayConfig
 from agent_actors.contract import AgentTask
+from agent_actors.errors import ServiceUnreachable
 from agent_actors.local.model_server.serving import running_model_server
 
 pytestmark = pytest.mark.nats
@@ -104,3 +107,12 @@ async def test_a_ray_that_cannot_be_reached_ends_it_with_3(nats_server: NatsServ
     out, err = await process.communicate()
     assert (process.returncode, out) == (3, b"")
     assert f"cannot connect to Ray at {address}: Connection refused".encode() in err
+
+
+def test_a_ray_client_address_is_tried_too():
+    address = f"127.0.0.1:{free_port()}"
+    with (
+        pytest.raises(ServiceUnreachable, match=f"Ray at ray://{address}: Connection refused"),
+        connected_ray(Config(ray=RayConfig(address=f"ray://{address}"))),
+    ):
+        pass
