@@ -17,7 +17,8 @@ POOL = PoolStatus(
     name="default", subjects=[], state="stalled", reason="no consumer", actors=[STARTING]
 )
 STATUS = ServiceStatus(version="1", supervisor_id="s", started=utc_now(), pools=[POOL])
-Outcome = Exception | KeyboardInterrupt | None
+# What comes of a call: an error, a signal that arrives meanwhile, or nothing of note.
+Outcome = Exception | signal.Signals | None
 
 
 class ScriptedService:
@@ -43,13 +44,16 @@ class ScriptedService:
 
 def _play(script: list[Outcome]) -> None:
     outcome = script.pop(0) if script else None
-    if outcome:
+    if isinstance(outcome, signal.Signals):
+        signal.raise_signal(outcome)
+    elif outcome:
         raise outcome
 
 
 @pytest.fixture(autouse=True)
 def same_signals_afterwards() -> Iterator[None]:
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     for each, handler in before.items():
         signal.signal(each, handler)
@@ -69,8 +73,7 @@ class Stage:
 
     def run(self, service: ScriptedService, *, watched: Outcome = None, within_s=None) -> None:
         async def watch() -> None:
-            if watched:
-                raise watched
+            _play([watched])
             await asyncio.Event().wait()
 
         self._patch.setattr(running, "start_service", lambda _: service)
@@ -92,13 +95,13 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
 def test_a_signal_drains_the_service_once(stage: Stage):
     service = ScriptedService()
     with pytest.raises(KeyboardInterrupt):
-        stage.run(service, watched=KeyboardInterrupt())
+        stage.run(service, watched=signal.SIGINT)
     assert stage.said == [STATUS]
     assert service.stops == 1
 
 
 def test_a_signal_before_it_is_ready_drains_it_too(stage: Stage):
-    service = ScriptedService(ready=[KeyboardInterrupt()])
+    service = ScriptedService(ready=[signal.SIGINT])
     with pytest.raises(KeyboardInterrupt):
         stage.run(service)
     assert stage.said == []
@@ -107,10 +110,10 @@ def test_a_signal_before_it_is_ready_drains_it_too(stage: Stage):
 
 def test_a_second_signal_ends_the_draining_and_a_third_changes_nothing(stage: Stage):
     service = ScriptedService()
-    service.stopping = [KeyboardInterrupt()]
+    service.stopping = [signal.SIGINT]
     with until_signalled():
         try:
-            stage.run(service, watched=KeyboardInterrupt())
+            stage.run(service, watched=signal.SIGINT)
         finally:
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGINT)
@@ -127,7 +130,7 @@ def test_an_error_leaves_the_service_as_it_is(stage: Stage):
 def test_it_waits_for_a_service_that_takes_its_time(stage: Stage):
     service = ScriptedService(ready=[ServiceUnreachable(), ServiceUnreachable(), None])
     with pytest.raises(KeyboardInterrupt):
-        stage.run(service, watched=KeyboardInterrupt())
+        stage.run(service, watched=signal.SIGINT)
     assert stage.said == [STATUS]
 
 
@@ -160,7 +163,7 @@ def test_a_service_that_falls_silent_for_good_is_given_up(
 def test_a_service_that_comes_back_is_kept(stage: Stage, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(running, "LOST_AFTER_S", 3600.0)
     silent = ServiceUnreachable("the supervisor is restarting")
-    service = ScriptedService(status=[None, silent, silent, None, KeyboardInterrupt()])
+    service = ScriptedService(status=[None, silent, silent, None, signal.SIGINT])
     with pytest.raises(KeyboardInterrupt):
         stage.run(service)
     assert service.stops == 1
