@@ -71,7 +71,8 @@ class _JsonObject(click.ParamType[dict[str, Any]]):
 @click.option(
     "--file",
     type=click.Path(exists=True, dir_okay=False, allow_dash=True),
-    help="Read the description from a file, or a whole task in JSON; - for stdin.",
+    help="Read the description, or what TEXT speaks of, from a file, or a whole task in JSON; "
+    "- is stdin.",
 )
 @click.option("--wait", is_flag=True, help="Wait for the result and print it.")
 @click.option(
@@ -126,11 +127,11 @@ def task_from(options: Options) -> AgentTask:
 
 
 def _described(options: Options) -> dict[str, Any]:
-    """Return the task's fields as TEXT or the file have them."""
+    """Return the task's fields as TEXT and the file have them."""
     text, file = options["text"], options["file"]
-    if (text is None) == (file is None):
-        raise click.UsageError("say what is to be done: either as TEXT or with --file")
     if file is None:
+        if text is None:
+            raise click.UsageError("say what is to be done: as TEXT, with --file, or with both")
         return {"task_description": text}
     try:
         content = _read(file)
@@ -139,7 +140,9 @@ def _described(options: Options) -> dict[str, Any]:
         raise click.BadParameter("is not text in UTF-8", param_hint="--file") from error
     if whole is None and Path(file).suffix == ".json":
         raise click.BadParameter("is no JSON object with a task_description", param_hint="--file")
-    return whole or {"task_description": content}
+    if whole and text:
+        raise click.UsageError("the file holds a whole task, so there is no room for TEXT")
+    return whole or {"task_description": f"{text}\n\n{content}" if text else content}
 
 
 def _read(file: str) -> str:

@@ -184,6 +184,16 @@ def test_a_file_or_stdin_holds_the_description(stdin: bool, tmp_path: Path):  # 
     assert task.task_description == "{curly} words\n"
 
 
+def test_a_file_beside_the_text_is_what_it_speaks_of():
+    task = task_of("Review this:", "--file", "-", stdin="a design")
+    assert task.task_description == "Review this:\n\na design"
+
+
+def test_a_whole_task_leaves_no_room_for_a_text():
+    with pytest.raises(click.UsageError, match="no room for TEXT"):
+        task_of("more", "--file", "-", stdin='{"task_description": "x"}')
+
+
 def test_a_file_holds_a_whole_task_and_options_change_it(tmp_path: Path):
     file = tmp_path / "task.json"
     file.write_text(
@@ -199,8 +209,7 @@ def test_a_file_holds_a_whole_task_and_options_change_it(tmp_path: Path):
 @pytest.mark.parametrize(
     ("args", "error", "said"),
     [
-        ((), click.UsageError, "either as TEXT or with --file"),
-        (("x", "--file", "-"), click.UsageError, "either as TEXT or with --file"),
+        ((), click.UsageError, "as TEXT, with --file, or with both"),
         (("x", "--constraints", "[1]"), click.BadParameter, "is no JSON object"),
         (("x", "--constraints", "{"), click.BadParameter, "is no JSON object"),
         (("x", "--constraints", '{"timeout": "soon"}'), InvalidTask, r"constraints\.timeout"),
