@@ -1,5 +1,16 @@
-"""What every test may ask for: a NATS."""
+"""What every test gets, and what it may ask for: a NATS."""
 
+from collections.abc import Iterator
+
+import pytest
+import structlog
 from support.nats import nats_server, pytest_report_header, start_nats
 
 __all__ = ["nats_server", "pytest_report_header", "start_nats"]
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_comes() -> Iterator[None]:
+    """Undo what the test, or a client in it, has configured: structlog's settings are global."""
+    yield
+    structlog.reset_defaults()
