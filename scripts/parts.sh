@@ -24,7 +24,7 @@ run_part() {
     printf '\n==> %s (at most %s s): %s\n' "$name" "$budget_s" "$*"
 
     local began_s=$SECONDS status=0
-    timeout --kill-after=20 "$budget_s" "$@" </dev/null || status=$?
+    timeout --kill-after=60 "$budget_s" "$@" </dev/null || status=$?
     local outcome took_s=$((SECONDS - began_s))
     case $status in
         0) outcome=passed passed=$((passed + 1)) ;;
