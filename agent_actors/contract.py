@@ -52,6 +52,7 @@ ORIGINAL_HEADER_PREFIX = "Agent-Actors-Original-"
 # Limits.
 
 MAX_TASK_ID_CHARS = 128
+MAX_ROLE_CHARS = 64
 MAX_NESTING = 64
 MIN_INTEGER = -(2**63)
 MAX_INTEGER = 2**64 - 1
@@ -59,6 +60,8 @@ MAX_ERROR_CHARS = 4_000
 PAYLOAD_MARGIN_BYTES = 64 * 1024
 MAX_SECONDS = 30 * 86_400.0
 
+# What a role cannot have: wildcards, and the mark of bytes that are no UTF-8.
+ODD = frozenset("*>\ufffd")
 KEY_CHARS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 
 
@@ -429,6 +432,11 @@ def _role_for(task: AgentTask, subject: str) -> str:
     token = subject.removeprefix(TASK_PREFIX)
     if "." in token or token == subject:
         raise InvalidTask(f"subject: is {subject}, must be {TASK_PREFIX}<role> with one token")
+    if len(token) > MAX_ROLE_CHARS or not token.isprintable() or not ODD.isdisjoint(token):
+        raise InvalidTask(
+            f"subject: its role {token[:MAX_ROLE_CHARS]!r} must be printable, without wildcards, "
+            f"of at most {MAX_ROLE_CHARS} characters"
+        )
     if task.role and task.role.upper() != token.upper():
         role = task.role[:MAX_TASK_ID_CHARS]
         raise InvalidTask(f"role: is {role!r}, but the subject {subject} is for {token!r}")
