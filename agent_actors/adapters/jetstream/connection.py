@@ -328,7 +328,10 @@ class Connection:
             _settle(waiting[1], message)
 
     async def _on_error(self, error: Exception) -> None:
-        self._last_error = error
+        # A server that refuses us says why and closes at once; now and then the closing
+        # overtakes the words. So a mere reset does not replace what an earlier try was told.
+        if not isinstance(error, OSError) or isinstance(self._last_error, OSError | None):
+            self._last_error = error
         denied = DENIED.search(str(error))
         if denied is not None:
             self._on_denied(*denied.groups())
