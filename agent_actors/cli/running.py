@@ -153,7 +153,8 @@ async def _until_lost(service: Service) -> None:
 
 def _drain(service: Service) -> None:
     click.echo(
-        "Stopping: running tasks may finish; another signal ends them now, to run again later.", err=True
+        "Stopping: running tasks may finish; another signal ends them now, to run again later.",
+        err=True,
     )
     try:
         service.stop()
