@@ -68,16 +68,26 @@ def _others() -> list[int]:
 
 
 def _works_in(folder: Path, pid: int) -> bool:
-    """Tell whether the process was told of the folder or has a file of it open.
+    """Tell whether the process was told of the folder or has a file of it open for writing.
 
     The first is known from its start, but lost when it gives itself a title, as Ray's do.
+    Somebody who reads a log is not meant.
     """
     proc = Path("/proc", str(pid))
     with suppress(OSError):  # it has ended, or is somebody else's
         if str(folder).encode() in (proc / "environ").read_bytes():
             return True
-        return any(_target(link).startswith(f"{folder}/") for link in (proc / "fd").iterdir())
+        return any(
+            _target(link).startswith(f"{folder}/") and _is_for_writing(proc / "fdinfo" / link.name)
+            for link in (proc / "fd").iterdir()
+        )
     return False
+
+
+def _is_for_writing(info: Path) -> bool:
+    """Read a descriptor's flags, in octal (proc(5), /proc/pid/fdinfo)."""
+    flags = dict(line.split(":", 1) for line in info.read_text().splitlines())["flags"]
+    return int(flags, 8) & os.O_ACCMODE != os.O_RDONLY
 
 
 def _target(link: Path) -> str:
