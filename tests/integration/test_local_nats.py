@@ -91,7 +91,7 @@ async def test_stop_leaves_no_process(tmp_path: Path):
 async def test_stop_uses_force_on_a_server_that_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("agent_actors.local.nats_server.STOP_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("agent_actors.local.ending.STOP_TIMEOUT_S", 0.1)
     server = LocalNats(tmp_path)
     await server.start()
     pid = server.pid
