@@ -44,8 +44,6 @@ from agent_actors.errors import (
 )
 from agent_actors.local.nats_server import LocalNats
 
-pytestmark = pytest.mark.nats
-
 Serve = Callable[..., Awaitable[LocalNats]]
 Open = Callable[..., Awaitable[Connection]]
 

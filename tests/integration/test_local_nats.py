@@ -13,8 +13,6 @@ import pytest
 from agent_actors.errors import ConfigError, ServiceUnreachable
 from agent_actors.local.nats_server import LocalNats, find_nats_server
 
-pytestmark = pytest.mark.nats
-
 
 async def test_jetstream_answers_on_a_port_that_the_system_chose(tmp_path: Path):
     async with LocalNats(tmp_path) as server:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 
 import msgspec
 from support.nats import NatsServer
@@ -23,6 +24,7 @@ from agent_actors.contract import (
     utc_now,
 )
 from agent_actors.ledger import Source, TaskRecord, status_of
+from agent_actors.patience import until_answered
 
 Answers = Mapping[str, Callable[[bytes], Awaitable[bytes]]]
 
@@ -48,7 +50,7 @@ class Bench:
             updated=utc_now(),
             **more,
         )
-        found = await self.ledger.read(task_key(task_id))
+        found = await until_answered(partial(self.ledger.read, task_key(task_id)))
         await self.ledger.write(task_key(task_id), record, found.revision)
 
     async def announce(self, result: AgentResult) -> None:

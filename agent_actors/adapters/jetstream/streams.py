@@ -40,6 +40,10 @@ from agent_actors.errors import (
 # Whatever is asked here may be asked again: making what is there already, as it is, is no error.
 NOT_YET = frozenset({10004, 10005, 10008, 10009})
 NOT_YET_WAIT_S = 0.25
+
+# A consumer that a lost answer has made already is no error then, as it is to a mere "create":
+# the server compares with its own defaults filled in.
+CREATE_OR_UPDATE = ""
 ANSWER_TIMEOUT_S = 5.0
 ALL_ANSWERS_TIMEOUT_S = 30.0
 
@@ -174,7 +178,7 @@ def _plan_orphan(
 def _consumer_step(plan: _Plan, name: str, info: Json | None, wanted: Json) -> _Step:
     if info is None:
         change = Change(kind="consumer", name=name, action="created")
-        return _Step(change=change, **_make_consumer(name, wanted, "create"))
+        return _Step(change=change, **_make_consumer(name, wanted, CREATE_OR_UPDATE))
     now = _with_filter(info["config"])
     lost = uncovered(filter_of(now), filter_of(wanted))
     unacked: int = info["num_ack_pending"]
