@@ -23,7 +23,7 @@ from agent_actors.contract import (
     encode,
     role_token,
 )
-from agent_actors.disposition import Retry, dispose
+from agent_actors.disposition import Finish, Retry, dispose
 from agent_actors.errors import FencedOut, TaskIdConflict
 from agent_actors.execution import ExecuteAgentTask, Outcome
 from agent_actors.leases import Lease, Leases
@@ -161,13 +161,9 @@ class SettleDelivery:
         disposition = dispose(outcome.failure, lease.record, self._pool, luck=_luck())
         if isinstance(disposition, Retry):
             return await self._postpone(delivery, lease, outcome, disposition)
-        result = await self._fitting(outcome.result, lease)
-        due = _why(outcome) if disposition.dead_letter else None
-        record = await self._leases.commit(lease, outcome.result.status, result, due)
-        log.info("task.committed", status=record.state)
+        record = await self._commit(lease, outcome, disposition)
         await self._announce(record, delivery)
         await self._acks.ack(delivery)
-        await self._emit("finished", record, status=outcome.result.status)
         return outcome.result.status
 
     async def _attempt(
@@ -198,11 +194,24 @@ class SettleDelivery:
         await self._emit("retry", lease.record, error=error, delay_s=retry.delay_s)
         return "retried"
 
+    async def _commit(self, lease: Lease, outcome: Outcome, finish: Finish) -> TaskRecord:
+        result = await fit_result(
+            outcome.result,
+            max_bytes=self._max_result_bytes,
+            folder=f"{lease.key}/{lease.record.lease}",
+            store=self._artifacts,
+        )
+        due = _why(outcome) if finish.dead_letter else None
+        record = await self._leases.commit(lease, outcome.result.status, result, due)
+        log.info("task.committed", status=record.state)
+        return record
+
     async def _announce(self, record: TaskRecord, delivery: Delivery) -> None:
         result, *letters = announcements(record, delivery)
         await self._publish(result)
         for letter in letters:
             await self._publish_dead_letter(letter)
+        await self._emit("finished", record, status=record.state)
         log.info("task.announced", status=record.state)
 
     async def _bury(self, delivery: Delivery, reading: BrokenTask) -> Settled:
@@ -233,14 +242,6 @@ class SettleDelivery:
 
     async def _publish(self, message: Message) -> None:
         await until_answered(lambda: self._publisher.publish(message))
-
-    async def _fitting(self, result: AgentResult, lease: Lease) -> bytes:
-        return await fit_result(
-            result,
-            max_bytes=self._max_result_bytes,
-            folder=f"{lease.key}/{lease.record.lease}",
-            store=self._artifacts,
-        )
 
     async def _emit(self, kind: EventKind, record: TaskRecord, **detail: Any) -> None:  # noqa: ANN401 - any JSON value
         await self._events.emit(
