@@ -55,6 +55,8 @@ MAX_SUBJECT_BYTES = 3_800
 HEADER_FRAME_BYTES = len("NATS/1.0\r\n\r\n")
 HEADER_LINE_BYTES = len(": \r\n")
 
+HUNG_UP = (ConnectionResetError, BrokenPipeError)
+
 # nats-server's errors.json.
 NO_STREAM = 10059
 NO_CONSUMER = 10014
@@ -330,7 +332,7 @@ class Connection:
     async def _on_error(self, error: Exception) -> None:
         # A server that refuses us says why and closes at once; now and then the closing
         # overtakes the words. So a mere reset does not replace what an earlier try was told.
-        if not isinstance(error, OSError) or isinstance(self._last_error, OSError | None):
+        if self._last_error is None or not isinstance(error, HUNG_UP):
             self._last_error = error
         denied = DENIED.search(str(error))
         if denied is not None:
