@@ -15,7 +15,7 @@ from support.raw_nats import hpub, pub, send_raw
 from support.until import until
 
 from agent_actors.adapters.jetstream.artifacts import JetStreamArtifacts
-from agent_actors.adapters.jetstream.connection import Connection, connect
+from agent_actors.adapters.jetstream.connection import ApiError, Connection, connect
 from agent_actors.adapters.jetstream.publishing import NATSEvents, NATSResultPublisher
 from agent_actors.adapters.jetstream.records import JetStreamLedger
 from agent_actors.adapters.jetstream.streams import provision
@@ -127,6 +127,7 @@ async def service(nats_server: NatsServer) -> AsyncIterator[Service]:
     )
     link, actor, reader = [await connect(config.nats, name=name) for name in ("test", "a", "s")]
     await provision(link, config)
+    await until_tasks_are_taken(link)
     service = Service(link, reader, settlement(actor))
     running = asyncio.create_task(service.run())
     yield service
@@ -134,6 +135,15 @@ async def service(nats_server: NatsServer) -> AsyncIterator[Service]:
     await asyncio.wait([running])
     for connection in (link, actor, reader):
         await connection.close()
+
+
+async def until_tasks_are_taken(link: Connection) -> None:
+    """Return once a plain publish is not lost: in a cluster the server must hear of the stream.
+
+    The stream refuses this one, since it is meant for another.
+    """
+    with pytest.raises(ApiError):
+        await link.publish_stored("agent.tasks.dev", b"", {"Nats-Expected-Stream": "ANOTHER"})
 
 
 def settlement(connection: Connection) -> SettleDelivery:

@@ -205,9 +205,10 @@ async def test_a_bug_in_the_watch_ends_what_lives_by_the_connection(
 
 
 async def test_nothing_is_lost_or_late_when_the_consumer_is_bound_again_and_again(
-    link: Connection, config: Config, received: Received
+    link: Connection, config: Config, received: Received, monkeypatch: pytest.MonkeyPatch
 ):
     """Messages at full speed, a rebinding for every 50 of them, and an `ack_wait` of a minute."""
+    monkeypatch.setattr(tasks, "REBIND_PAUSE_S", 0.0)
     await provision(link, replace(config, pools={"default": PoolConfig(ack_wait_s=60)}))
     count, came = 1_000, set()
 

@@ -33,6 +33,7 @@ EXPIRES_S = 30
 IDLE_HEARTBEAT_S = 1.0
 SILENCE_S = 3 * IDLE_HEARTBEAT_S
 ENDING_S = 2.0
+REBIND_PAUSE_S = 0.25
 NANOSECONDS = 1_000_000_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -157,6 +158,8 @@ class PullConsumer:
             except TimeoutError:
                 if not self._outstanding or not self._is_silent():
                     continue
+            # While its leader is being elected a consumer refuses whatever it is asked.
+            await asyncio.sleep(REBIND_PAUSE_S)
             try:
                 await self._bind()
             except (AgentActorsError, Error, OSError) as error:
