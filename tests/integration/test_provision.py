@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 from msgspec.structs import replace
+from nats.js.errors import ServiceUnavailableError
 from support.nats import NatsServer, StartNats
+from support.until import until
 
 from agent_actors.adapters.jetstream.connection import ApiError, Connection, connect
 from agent_actors.adapters.jetstream.streams import Change, check, provision
@@ -62,9 +64,16 @@ async def consumer_info(connection: Connection, name: str) -> dict:
 
 
 async def take_one(connection: Connection, consumer: str) -> None:
-    """Pull one message and leave it unacked."""
+    """Pull one message and leave it unacked; in a cluster, once the consumer has a leader."""
     pull = await connection.js.pull_subscribe_bind(consumer, TASK_STREAM)
-    await pull.fetch(1)
+
+    async def taken() -> bool:
+        try:
+            return len(await pull.fetch(1)) == 1
+        except ServiceUnavailableError:
+            return False
+
+    await until(taken)
 
 
 async def test_an_empty_server_gets_everything_and_a_second_run_changes_nothing(connection, config):
