@@ -24,7 +24,6 @@ log = structlog.get_logger()
 
 POLL_S = 5.0
 GIVE_BACK_S = 5.0
-HEARTBEATS_PER_ACK_WAIT = 3
 
 
 class ActorSettings(Struct, frozen=True, kw_only=True):
@@ -160,7 +159,7 @@ class AgentActor:
         """Tell JetStream every third of `ack_wait_s` what is still being worked on."""
         acks = (await asyncio.shield(self._parts)).acks
         while True:
-            await asyncio.sleep(self._settings.pool.ack_wait_s / HEARTBEATS_PER_ACK_WAIT)
+            await asyncio.sleep(self._settings.pool.heartbeat_s)
             await acks.in_progress([held.delivery for held in self._held.values()])
 
     def _report(

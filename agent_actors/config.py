@@ -339,6 +339,11 @@ class PoolConfig(Section, frozen=True, kw_only=True):
         ),
     ] = {}
 
+    @property
+    def heartbeat_s(self) -> float:
+        """How often a sign of life is given for what is held: three times in `ack_wait_s`."""
+        return self.ack_wait_s / 3
+
 
 class Config(Section, frozen=True, kw_only=True):
     """Everything. Without a file there is one pool, `default`, on `agent.tasks.>`."""

@@ -150,7 +150,8 @@ def begin(found: TaskRecord | None, claim: Claim, *, rival_queued: bool | None =
     if found.is_terminal:
         return Announce(found)
     if found.source.stream_seq == claim.source.stream_seq:
-        return Run(_running(claim, found)) if _takes_over(found, claim) else Stale()
+        is_later = claim.source.is_later_than(found.source)
+        return Run(_running(claim, found)) if is_later else Stale()
     if rival_queued is None:
         return AskQueue(found.source.stream_seq)
     return AckCopy() if rival_queued else Run(_running(claim, found))
@@ -213,10 +214,6 @@ def status_of(task_id: str, record: TaskRecord | None) -> TaskStatus:
         agent_id=record.agent_id,
         result=msgspec.json.decode(record.result, type=AgentResult) if record.is_terminal else None,
     )
-
-
-def _takes_over(found: TaskRecord, claim: Claim) -> bool:
-    return claim.source.is_later_than(found.source)
 
 
 def _running(claim: Claim, found: TaskRecord | None = None) -> TaskRecord:

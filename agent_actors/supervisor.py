@@ -50,7 +50,6 @@ OnDelivery = Callable[[Delivery], None]
 OnIdle = Callable[[], None]
 OpenSource = Callable[[str, OnDelivery, OnIdle], Awaitable[TaskSource]]
 
-HEARTBEATS_PER_ACK_WAIT = 3
 SENDS_TIMEOUT_S = 10.0
 
 
@@ -329,7 +328,7 @@ class PoolSupervisor:
     async def _beat(self) -> None:
         """Keep what waits here for a slot from being handed out a second time."""
         while True:
-            await asyncio.sleep(self._pool.ack_wait_s / HEARTBEATS_PER_ACK_WAIT)
+            await asyncio.sleep(self._pool.heartbeat_s)
             await self._parts.acks.in_progress(self._inbox)
 
     async def _stop_actor(self, handle: ActorHandle, grace_s: float) -> None:
