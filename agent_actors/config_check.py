@@ -14,16 +14,7 @@ from typing import TypeVar, cast
 
 import msgspec
 
-from agent_actors.config import (
-    MASK,
-    Config,
-    NatsConfig,
-    PoolConfig,
-    Secret,
-    Section,
-    StreamsConfig,
-    VllmConfig,
-)
+from agent_actors.config import Config, NatsConfig, PoolConfig, StreamsConfig, VllmConfig
 from agent_actors.config_keys import (
     KeyPath,
     Shape,
@@ -39,6 +30,7 @@ from agent_actors.config_keys import (
     shape_of,
     spelled,
 )
+from agent_actors.config_types import MASK, Secret, Section
 from agent_actors.contract import subjects_overlap
 from agent_actors.errors import ConfigError
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import msgspec
 
-from agent_actors.config import Config, Secret, mask_address, mask_secret
+from agent_actors.config import Config
 from agent_actors.config_check import CLOSE, Findings, Origin, check, convert
 from agent_actors.config_keys import (
     PREFIX,
@@ -30,6 +30,7 @@ from agent_actors.config_keys import (
     shape_of,
     spelled,
 )
+from agent_actors.config_types import Secret, mask_address, mask_secret
 from agent_actors.errors import ConfigError
 
 FILE_VARIABLE = "AGENT_ACTORS_CONFIG"

@@ -14,7 +14,8 @@ from typing import Annotated, Any, cast, get_args, get_origin
 import msgspec
 from msgspec import NODEFAULT, Struct, inspect
 
-from agent_actors.config import Config, Section, mask_secret
+from agent_actors.config import Config
+from agent_actors.config_types import Section, mask_secret
 
 PREFIX = "AGENT_ACTORS_"
 

@@ -92,6 +92,8 @@ class Constraints(Struct, frozen=True, kw_only=True):
 
     Other keys are kept and echoed in the result. `timeout` is in seconds and bounds one
     attempt; `deadline` is a point in time (ISO 8601 with a zone) and bounds the whole task.
+    `allowed_tools` and `tool_mode` narrow what the role may use, and never widen it.
+    `workspace` names what an agent with tools finds in its folder: `{"repo": URL, "ref": NAME}`.
     """
 
     rubric: Text | None = None
@@ -105,6 +107,8 @@ class Constraints(Struct, frozen=True, kw_only=True):
     token_budget: Count | None = None
     abort_on_error: bool | None = None
     workspace: dict[str, Any] | None = None
+    allowed_tools: list[str] | None = None
+    tool_mode: Literal["read-only", "full"] | None = None
     response_format: dict[str, Any] | None = None
 
 
@@ -202,7 +206,7 @@ class AgentResult(Struct, frozen=True, kw_only=True):
     usage: Usage = Usage()
 
 
-EventKind = Literal["started", "retry", "finished"]
+EventKind = Literal["started", "token", "tool_call", "tool_result", "retry", "finished"]
 
 
 class TaskEvent(Struct, frozen=True, kw_only=True):
@@ -238,13 +242,17 @@ class TaskStatus(Struct, frozen=True, kw_only=True):
 
 
 class ActorStatus(Struct, frozen=True, kw_only=True):
-    """One actor as its supervisor sees it; `pid` is its process, on its node."""
+    """One actor as its supervisor sees it; `pid` is its process, on its node.
+
+    `sandbox` confines the commands of its tools; empty before it is known.
+    """
 
     agent_id: str
     state: Literal["starting", "running", "lost"]
     slots: int
     slots_used: int
     pid: int = 0
+    sandbox: str = ""
 
 
 class PoolStatus(Struct, frozen=True, kw_only=True):

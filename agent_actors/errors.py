@@ -107,6 +107,22 @@ class AnswerInvalid(TaskError):
     """The model's answer does not match the task's response_format."""
 
 
+class BudgetExceeded(TaskError):
+    """The task has used up its operations, turns or tokens; the message names which."""
+
+
+class RepeatedToolCall(TaskError):
+    """The model made the same failing tool call three times running."""
+
+
+class ToolFailed(TaskError):
+    """A tool failed, and the task asked to end at that (`constraints.abort_on_error`)."""
+
+
+class WorkspaceUnavailable(TaskError):
+    """The task's folder cannot be made, or not from the repository that the task names."""
+
+
 class TaskTimeout(TaskError):
     """The attempt took longer than its timeout."""
 
@@ -121,3 +137,11 @@ class StrategyCrashed(TaskError):
 
 class PoisonTask(TaskError):
     """The task took its actor down with it each time it ran."""
+
+
+class ToolError(AgentActorsError):
+    """A tool call failed: the message is told to the model, which may try again."""
+
+
+class ToolRefused(ToolError):
+    """A tool call is not allowed; the message says what would be."""

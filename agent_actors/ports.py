@@ -3,7 +3,7 @@
 The adapters implement them (`adapters/`); unit tests implement them with small scripted objects.
 """
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
@@ -15,6 +15,7 @@ from agent_actors.contract import (
     ArtifactRef,
     AuditEvent,
     Constraints,
+    EventKind,
     Operation,
     Proposal,
     TaskEvent,
@@ -78,10 +79,53 @@ class ExecutionRequest(Struct, frozen=True, kw_only=True):
     attempt: int = 1
 
 
-class AttemptRecord:
-    """What an attempt has done so far; a strategy writes it, and it survives its failure."""
+class Journal(Protocol):
+    """What an attempt keeps of its work as it goes, so that another can go on from there.
 
-    def __init__(self) -> None:
+    Entries stand in the order of their making, those of earlier attempts first.
+    """
+
+    async def entries(self) -> Sequence[bytes]:
+        """Return what earlier attempts at this task have kept."""
+        ...
+
+    async def append(self, entry: bytes) -> None:
+        """Return once the entry is stored. Raises FencedOut when another attempt has the task."""
+        ...
+
+
+class NoJournal:
+    """Keeps nothing: for an attempt that nobody takes over."""
+
+    async def entries(self) -> Sequence[bytes]:
+        """Return nothing."""
+        return ()
+
+    async def append(self, entry: bytes) -> None:
+        """Keep nothing."""
+
+
+class Progress(Protocol):
+    """Live news of an attempt; losing some loses nothing."""
+
+    async def __call__(self, kind: EventKind, **detail: Any) -> None:  # noqa: ANN401 - any JSON value
+        """Send an event without waiting."""
+        ...
+
+
+async def no_progress(kind: EventKind, **detail: Any) -> None:  # noqa: ANN401 - any JSON value
+    """Tell nobody."""
+
+
+class AttemptRecord:
+    """What an attempt has done so far; a strategy writes it, and it survives its failure.
+
+    `journal` keeps what another attempt would need to go on, `progress` tells whoever listens.
+    """
+
+    def __init__(self, journal: Journal | None = None, progress: Progress = no_progress) -> None:
+        self.journal = journal or NoJournal()
+        self.progress = progress
         self.proposal: Proposal | None = None
         self.operations: list[Operation] = []
         self.artifacts: dict[str, Any] = {}
@@ -102,11 +146,45 @@ class AttemptRecord:
         )
 
 
+class CalledFunction(Struct, frozen=True, kw_only=True):
+    """The function of a tool call; `arguments` is JSON as the model wrote it, right or wrong."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(Struct, frozen=True, kw_only=True, tag_field="type", tag="function"):
+    """One call that the model asks for; `id` is repeated with its result."""
+
+    id: str
+    function: CalledFunction
+
+
 class ChatMessage(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One message of a chat, as vLLM's OpenAI-style API takes it."""
+    """One message of a chat, as vLLM's OpenAI-style API takes it.
+
+    An assistant's message may have `tool_calls`; each is answered by a message of the role
+    `tool` with its `tool_call_id`.
+    """
 
     role: str
     content: str | None
+    tool_calls: Sequence[ToolCall] = ()
+    tool_call_id: str = ""
+
+
+class OfferedFunction(Struct, frozen=True, kw_only=True):
+    """A function that the model may call; `parameters` is the JSON Schema of its arguments."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+
+
+class OfferedTool(Struct, frozen=True, kw_only=True, tag_field="type", tag="function"):
+    """A tool as `ChatRequest.tools` has it."""
+
+    function: OfferedFunction
 
 
 class ChatRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -117,6 +195,8 @@ class ChatRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     temperature: float | None = None
     max_tokens: int | None = None
     response_format: dict[str, Any] | None = None
+    tools: Sequence[OfferedTool] = ()
+    tool_choice: str | None = None
 
 
 class ChatReply(Struct, frozen=True, kw_only=True):
@@ -126,13 +206,29 @@ class ChatReply(Struct, frozen=True, kw_only=True):
     finish_reason: str
     model: str
     usage: Usage
+    tool_calls: Sequence[ToolCall] = ()
+
+
+class Listener(Protocol):
+    """Hears the model's words while it speaks."""
+
+    async def __call__(self, text: str) -> None:
+        """Take some more text; an empty one voids all before: the answer begins anew."""
+        ...
 
 
 class VLLMClient(Protocol):
     """A model server."""
 
-    async def chat(self, request: ChatRequest) -> ChatReply:
-        """Return the model's answer. Raises ModelRefused, ModelUnavailable."""
+    async def chat(self, request: ChatRequest, listener: Listener | None = None) -> ChatReply:
+        """Return the model's answer; with a listener it is streamed, and told as it comes.
+
+        Raises ModelRefused, ModelUnavailable.
+        """
+        ...
+
+    async def context_length(self, model: str = "") -> int | None:
+        """Return how many tokens prompt and answer may have together; None: nobody knows."""
         ...
 
     async def close(self) -> None:
@@ -164,7 +260,7 @@ class Strategy(Protocol):
     """A way of working on a task."""
 
     async def run(self, request: ExecutionRequest, record: AttemptRecord) -> None:
-        """Do the task, writing down in `record` what was done. Raises TaskError."""
+        """Do the task, writing down in `record` what was done. Raises TaskError, FencedOut."""
         ...
 
 
@@ -230,6 +326,34 @@ class ArtifactStore(Protocol):
         """Store the bytes under the name, over what was there. Raises PublishFailed."""
         ...
 
+    async def get(self, ref: ArtifactRef) -> bytes:
+        """Return the bytes that the reference means. Raises ArtifactLost, PublishFailed."""
+        ...
+
+    async def delete(self, ref: ArtifactRef) -> None:
+        """Remove the object, if it is there. Raises PublishFailed."""
+        ...
+
+
+class WebAnswer(Struct, frozen=True, kw_only=True):
+    """The answer of a web server; `truncated` tells that the body went on beyond the limit."""
+
+    status: int
+    url: str
+    headers: dict[str, str]
+    body: bytes
+    truncated: bool = False
+
+
+class Web(Protocol):
+    """The web, as far as the configuration opens it to agents."""
+
+    async def fetch(
+        self, method: str, url: str, *, headers: Mapping[str, str], body: bytes = b""
+    ) -> WebAnswer:
+        """Return the answer, redirections followed. Raises ToolError, ToolRefused."""
+        ...
+
 
 class EventSink(Protocol):
     """Where live progress goes; losing an event loses nothing."""
@@ -251,7 +375,8 @@ class ActorReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an actor says of itself in each of its answers.
 
     `incarnation` changes when the actor is restarted, `version` grows with each change of its
-    slots. `refused` and `finished` are ids of deliveries; `held` is filled by `hello` only.
+    slots. `refused` and `finished` are ids of deliveries; `held` and `sandbox` are filled by
+    `hello` only.
     """
 
     incarnation: str
@@ -262,6 +387,7 @@ class ActorReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     refused: list[str] = []
     finished: list[str] = []
     held: list[Delivery] = []
+    sandbox: str = ""
 
 
 class ActorHandle(Protocol):

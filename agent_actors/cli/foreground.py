@@ -11,7 +11,8 @@ from typing import TextIO
 import click
 from msgspec import Struct
 
-from agent_actors.config import Config, mask_address
+from agent_actors.config import Config
+from agent_actors.config_types import mask_address
 from agent_actors.contract import ServiceStatus, encode
 
 

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 from structlog.typing import EventDict, WrappedLogger
 
-from agent_actors.config import MASK
+from agent_actors.config_types import MASK
 
 TOO_DEEP = "..."
 MAX_DEPTH = 8

@@ -7,7 +7,7 @@ import pytest
 from aiohttp import ClientSession
 from vllm_server import API_KEY, MODEL, MODEL_LENGTH_TOKENS, running_vllm
 
-from agent_actors.config import Secret
+from agent_actors.config_types import Secret
 from agent_actors.local.model_server.serving import running_model_server
 from agent_actors.local.model_server.settings import ModelServerSettings
 

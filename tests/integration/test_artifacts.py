@@ -10,7 +10,8 @@ from support.nats import NatsServer, StartNats
 from agent_actors.adapters.jetstream.artifacts import ArtifactLost, JetStreamArtifacts
 from agent_actors.adapters.jetstream.connection import Connection, connect
 from agent_actors.adapters.jetstream.streams import provision
-from agent_actors.config import Config, NatsConfig, Secret, StreamsConfig
+from agent_actors.config import Config, NatsConfig, StreamsConfig
+from agent_actors.config_types import Secret
 from agent_actors.contract import ARTIFACT_BUCKET, ArtifactRef
 from agent_actors.errors import PublishFailed, StreamMissing
 

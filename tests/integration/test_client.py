@@ -13,7 +13,8 @@ from support.nats import NatsServer, StartNats
 from agent_actors import client as client_module
 from agent_actors.adapters.jetstream.artifacts import JetStreamArtifacts
 from agent_actors.client import AgentClient
-from agent_actors.config import NatsConfig, Secret
+from agent_actors.config import NatsConfig
+from agent_actors.config_types import Secret
 from agent_actors.contract import (
     AgentResult,
     AgentTask,

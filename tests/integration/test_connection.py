@@ -31,7 +31,8 @@ from agent_actors.adapters.jetstream.connection import (
 )
 from agent_actors.adapters.jetstream.publishing import NATSEvents
 from agent_actors.adapters.jetstream.streams import check, provision
-from agent_actors.config import Config, NatsConfig, Secret, TlsConfig
+from agent_actors.config import Config, NatsConfig, TlsConfig
+from agent_actors.config_types import Secret
 from agent_actors.contract import TaskEvent
 from agent_actors.errors import (
     ConfigError,

@@ -19,7 +19,7 @@ from jsonschema import Draft202012Validator
 from prometheus_client.parser import text_string_to_metric_families
 from support.until import until
 
-from agent_actors.config import Secret
+from agent_actors.config_types import Secret
 from agent_actors.errors import ConfigError
 from agent_actors.local.model_server.faults import Fault, Faults
 from agent_actors.local.model_server.script import (

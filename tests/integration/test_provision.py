@@ -11,7 +11,8 @@ from support.until import until
 
 from agent_actors.adapters.jetstream.connection import ApiError, Connection, connect
 from agent_actors.adapters.jetstream.streams import Change, check, provision
-from agent_actors.config import Config, NatsConfig, PoolConfig, Secret, StreamsConfig
+from agent_actors.config import Config, NatsConfig, PoolConfig, StreamsConfig
+from agent_actors.config_types import Secret
 from agent_actors.contract import TASK_STREAM
 from agent_actors.errors import PermissionDenied, ProvisionRefused, StreamMissing
 

@@ -19,7 +19,8 @@ from structlog.testing import capture_logs
 from support.raw_http import Answer, Exchange, raw_server, response, sends
 
 from agent_actors.adapters.vllm import VLLMHTTPClient
-from agent_actors.config import Secret, VllmConfig
+from agent_actors.config import VllmConfig
+from agent_actors.config_types import Secret
 from agent_actors.contract import Usage, utc_now
 from agent_actors.errors import (
     ConfigError,

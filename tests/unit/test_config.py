@@ -5,17 +5,8 @@ import pickle
 import msgspec
 import pytest
 
-from agent_actors.config import (
-    MASK,
-    Config,
-    NatsConfig,
-    PoolConfig,
-    Secret,
-    TlsConfig,
-    VllmConfig,
-    mask_address,
-    mask_secret,
-)
+from agent_actors.config import Config, NatsConfig, PoolConfig, TlsConfig, VllmConfig
+from agent_actors.config_types import MASK, Secret, mask_address, mask_secret
 
 HIDDEN = "correct-horse-battery"
 

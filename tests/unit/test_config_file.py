@@ -16,7 +16,6 @@ from agent_actors.config import (
     PoolConfig,
     Resources,
     RoleConfig,
-    Secret,
     TlsConfig,
     VllmConfig,
 )
@@ -28,6 +27,7 @@ from agent_actors.config_file import (
     to_yaml,
 )
 from agent_actors.config_keys import facts_of, keys_of, reference, shape_of
+from agent_actors.config_types import Secret
 
 HIDDEN = "correct-horse-battery"
 

@@ -11,7 +11,8 @@ import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent_actors.config import NatsConfig, Secret
+from agent_actors.config import NatsConfig
+from agent_actors.config_types import Secret
 from agent_actors.errors import ConfigError
 from agent_actors.observe.logs import FORMAT_VARIABLE, LEVEL_VARIABLE, configure_logs
 from agent_actors.observe.redaction import MASK, is_secret_name, scrub

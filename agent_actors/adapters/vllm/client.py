@@ -23,7 +23,8 @@ from agent_actors.adapters.vllm.replies import (
     read_reply,
     too_long,
 )
-from agent_actors.config import Secret, VllmConfig
+from agent_actors.config import VllmConfig
+from agent_actors.config_types import Secret
 from agent_actors.errors import ConfigError, ModelReplyInvalid, ModelUnavailable
 from agent_actors.ports import ChatReply, ChatRequest
 

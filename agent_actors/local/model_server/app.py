@@ -10,7 +10,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from msgspec import UNSET, Struct, UnsetType
 
-from agent_actors.config import Secret
+from agent_actors.config_types import Secret
 from agent_actors.local.model_server.chat import ChatService
 from agent_actors.local.model_server.faults import Faults
 from agent_actors.local.model_server.misbehaviour import JSON

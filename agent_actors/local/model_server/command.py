@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from agent_actors.config import Secret
+from agent_actors.config_types import Secret
 from agent_actors.errors import ConfigError
 from agent_actors.local.model_server.faults import Fault, Faults
 from agent_actors.local.model_server.script import load_script

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, field
 
-from agent_actors.config import Secret
+from agent_actors.config_types import Secret
 from agent_actors.local.model_server.faults import Faults
 from agent_actors.local.model_server.script import Script
 

@@ -1,0 +1,1 @@
+"""Sandboxes: how the commands of agents are confined."""
