@@ -30,6 +30,7 @@ from agent_actors.config_keys import (
     shape_of,
     spelled,
 )
+from agent_actors.config_tools import TOOL_GROUPS
 from agent_actors.config_types import MASK, Secret, Section
 from agent_actors.contract import subjects_overlap
 from agent_actors.errors import ConfigError
@@ -122,6 +123,7 @@ def check(tree: Tree, findings: Findings) -> Tree:
     _check_section("vllm", VllmConfig, _vllm_problems, checked, findings)
     _check_section("streams", StreamsConfig, _streams_problems, checked, findings)
     _check_pools(checked.get("pools", {}), findings)
+    _check_tools(checked.get("pools", {}), findings)
     if not findings.within(("vllm",)):
         _read_api_key(checked.get("vllm", {}), findings)
     return checked
@@ -392,6 +394,24 @@ def _check_pools(pools: Tree, findings: Findings) -> None:
                 what = f"{has} {subject}, which overlaps {taken} {whose}{rule}"
                 findings.add(("pools", name, "subjects"), what)
             seen.append((name, subject))
+
+
+def _check_tools(pools: Tree, findings: Findings) -> None:
+    """Note an MCP server that cannot be reached, or told from our own tools."""
+    for pool, given in pools.items():
+        servers = (as_tree(given.get("tools")) or {}).get("mcpServers")
+        for name, server in (as_tree(servers) or {}).items():
+            path = ("pools", pool, "tools", "mcpServers", name)
+            if findings.within(path):
+                continue
+            if name in TOOL_GROUPS:
+                taken = "has the name of a group of tools that is there already; rename it"
+                findings.add(path, taken)
+            if not server.get("command") and not server.get("url"):
+                needed = "needs a command, for a stdio server, or a url, for an HTTP server"
+                findings.add(path, needed)
+            elif server.get("command") and server.get("url"):
+                findings.add(path, "has a command and a url; keep one")
 
 
 def _read_api_key(vllm: Tree, findings: Findings) -> None:

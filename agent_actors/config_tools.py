@@ -9,6 +9,8 @@ from msgspec import Meta, field
 
 from agent_actors.config_types import Name, Positive, Seconds, Secret, Section
 
+TOOL_GROUPS = ("files", "git", "tests", "http")
+
 ToolName = Annotated[
     str,
     Meta(
@@ -94,6 +96,15 @@ ServerName = Annotated[
     Meta(
         pattern=r"^[A-Za-z0-9_-]{1,32}\Z",
         extra={"expected": "1 to 32 of the characters A-Z, a-z, 0-9, _ and -"},
+    ),
+]
+
+McpTransport = Annotated[
+    str,
+    Meta(
+        pattern=r"^(stdio|http|streamable-http|)\Z",
+        examples=["http"],
+        extra={"expected": "`stdio`, `http` or `streamable-http`"},
     ),
 ]
 
@@ -208,6 +219,9 @@ class McpServerConfig(Section, frozen=True, kw_only=True):
     In values, `${NAME}` stands for the service's environment variable of that name.
     """
 
+    type: Annotated[
+        McpTransport, Meta(description="How it is spoken to; empty: as command or url tell.")
+    ] = ""
     command: Annotated[str, Meta(description="The program of a stdio server.")] = ""
     args: Annotated[tuple[str, ...], Meta(description="Its arguments.")] = ()
     env: Annotated[
@@ -268,7 +282,7 @@ class ToolsConfig(Section, frozen=True, kw_only=True):
     mcpServers: Annotated[  # noqa: N815 - so that a configuration of other programs can be pasted
         dict[ServerName, McpServerConfig],
         Meta(
-            examples=['{"db": {"command": "uvx", "args": ["postgres-mcp"]}}'],
+            examples=['{"postgres": {"command": "postgres-mcp"}}'],
             description="Model Context Protocol servers whose tools are offered.",
         ),
     ] = field(default_factory=dict[str, McpServerConfig])

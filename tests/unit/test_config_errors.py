@@ -266,11 +266,36 @@ FILES = {
             "of the same pool; drop one"
         ),
     ),
-    "a role without a prompt": (
-        "pools:\n  default:\n    roles:\n      lawyer: {}\n",
+    "a role with a mode that there is not": (
+        "pools:\n  default:\n    roles:\n      lawyer: {mode: write}\n",
         (
-            "agents.yaml:4: pools.default.roles.lawyer.prompt is missing; "
-            "it should be a text that is not empty"
+            'agents.yaml:4: pools.default.roles.lawyer.mode is "write"; '
+            "it should be `default`, `read-only` or `full`, such as read-only"
+        ),
+    ),
+    "a sandbox that there is not": (
+        "pools:\n  default:\n    tools:\n      sandbox: {kind: docker}\n",
+        (
+            'agents.yaml:4: pools.default.tools.sandbox.kind is "docker"; '
+            "it should be `auto`, `bwrap`, `landlock` or `none`, such as bwrap"
+        ),
+    ),
+    "an MCP server without command and URL": (
+        "pools:\n  default:\n    tools:\n      mcpServers:\n        db: {args: [x]}\n",
+        (
+            "agents.yaml:5: pools.default.tools.mcpServers.db needs a command, for a stdio server, "
+            "or a url, for an HTTP server"
+        ),
+    ),
+    "an MCP server with command and URL": (
+        "pools:\n  default:\n    tools:\n      mcpServers:\n        db: {command: x, url: 'http://a'}\n",
+        ("agents.yaml:5: pools.default.tools.mcpServers.db has a command and a url; keep one"),
+    ),
+    "an MCP server named like our own tools": (
+        "pools:\n  default:\n    tools:\n      mcpServers:\n        git: {command: x}\n",
+        (
+            "agents.yaml:5: pools.default.tools.mcpServers.git has the name of a group of tools "
+            "that is there already; rename it"
         ),
     ),
     "a NATS address without a scheme": (

@@ -27,6 +27,7 @@ from agent_actors.config_file import (
     to_yaml,
 )
 from agent_actors.config_keys import facts_of, keys_of, reference, shape_of
+from agent_actors.config_tools import TOOL_GROUPS
 from agent_actors.config_types import Secret
 
 HIDDEN = "correct-horse-battery"
@@ -177,20 +178,27 @@ def annotation_of(path):
     return annotation
 
 
+def is_secret(annotation):
+    return isinstance(facts_of(annotation).type, inspect.CustomType)
+
+
 def sample(key, file):
     """Return a text for the key's variable and what it means, other than the key's default."""
     facts, shape = facts_of(annotation_of(key.path)), shape_of(annotation_of(key.path))
     if facts.file:
         return str(file), str(file)
     if shape.items:
-        item = facts_of(shape.items).example
+        item = facts_of(shape.items).example or "some text"
         return item, [item]
+    if shape.values and is_secret(shape.values):
+        return facts.example, dict.fromkeys(json.loads(facts.example), "***")
     if facts.example:
         text = facts.example
         return text, json.loads(text) if text.startswith("{") else text
     match facts.type:
         case inspect.BoolType():
-            return "true", True
+            meant = key.default == "false"
+            return json.dumps(meant), meant
         case inspect.IntType():
             return str(int(key.default) + 1), int(key.default) + 1
         case inspect.FloatType():
@@ -205,9 +213,26 @@ def sample(key, file):
 COMPANIONS = {
     "nats.user": {"AGENT_ACTORS_NATS_PASSWORD": "x"},
     "nats.password": {"AGENT_ACTORS_NATS_USER": "x"},
+    "pools.<pool>.tools.mcpServers.<mcpServer>.url": {
+        "AGENT_ACTORS_POOLS__DEFAULT__TOOLS__MCPSERVERS__DB__COMMAND": ""
+    },
     "nats.tls.cert_file": {"AGENT_ACTORS_NATS__TLS__KEY_FILE": "file"},
     "nats.tls.key_file": {"AGENT_ACTORS_NATS__TLS__CERT_FILE": "file"},
 }
+
+
+# What stands for the names that a user gives, and the variables that give them.
+NAMES = {"<pool>": "default", "<role>": "DEV", "<ROLE>": "DEV", "<mcpServer>": "db"}
+NAMED = {
+    "AGENT_ACTORS_POOLS__DEFAULT__ROLES__DEV__PROMPT": "-",
+    "AGENT_ACTORS_POOLS__DEFAULT__TOOLS__MCPSERVERS__DB__COMMAND": "db",
+}
+
+
+def with_names(text, names):
+    for placeholder, name in names.items():
+        text = text.replace(placeholder, name)
+    return text
 
 
 @pytest.mark.parametrize("key", reference(), ids=lambda key: key.path)
@@ -215,10 +240,10 @@ def test_every_key_can_be_set_by_its_variable(folder, key):
     file = folder / "file"
     file.write_text("one line")
     text, meant = sample(key, file)
-    name = key.variable.replace("<POOL>", "DEFAULT").replace("<ROLE>", "DEV")
-    before = effective(Config(pools={"default": PoolConfig(roles={"DEV": RoleConfig(prompt="-")})}))
-    after = effective(load_config(None, {name: text, **COMPANIONS.get(key.path, {})}))
-    for part in key.path.replace("<pool>", "default").replace("<role>", "DEV").split("."):
+    name = with_names(key.variable, {**NAMES, "<POOL>": "DEFAULT", "<MCPSERVER>": "DB"})
+    before = effective(load_config(None, NAMED))
+    after = effective(load_config(None, NAMED | {name: text} | COMPANIONS.get(key.path, {})))
+    for part in with_names(key.path, NAMES).split("."):
         before, after = (before or {}).get(part), after[part]
     assert has(after, meant)
     assert after != before
@@ -347,10 +372,11 @@ def test_the_effective_configuration_shows_no_secret(load, folder):
 
 
 def test_the_effective_configuration_has_every_key(load):
-    shown = effective(load("nats: {tls: {}}\npools: {p: {roles: {r: {prompt: x}}}}"))
+    pool = "{roles: {DEV: {prompt: x}}, tools: {mcpServers: {db: {command: x}}}}"
+    shown = effective(load(f"nats: {{tls: {{}}}}\npools: {{default: {pool}}}"))
     for key in reference():
         value = shown
-        for part in key.path.replace("<pool>", "p").replace("<role>", "R").split("."):
+        for part in with_names(key.path, NAMES).split("."):
             value = value[part]
 
 
@@ -393,7 +419,8 @@ def sections(section):
         for name, info in keys_of(section).items()
         if name not in LEFT_OUT
         and not facts_of(info.type).file
-        and not isinstance(facts_of(info.type).type, inspect.CustomType)
+        and not is_secret(info.type)
+        and not (shape_of(info.type).values and is_secret(shape_of(info.type).values))
     }
     required = {name: values(info.type) for name, info in keys.items() if info.required}
     optional = {name: values(info.type) for name, info in keys.items() if not info.required}
@@ -401,9 +428,14 @@ def sections(section):
 
 
 def settled(tree):
-    """Give each pool a subject of its own, and keep messages as long as their ids."""
+    """Give each pool a subject of its own and servers one way to them; keep messages long."""
     for index, pool in enumerate(tree.get("pools", {}).values()):
         pool["subjects"] = [f"agent.tasks.{index}"]
+        servers = pool.get("tools", {}).get("mcpServers", {})
+        for server in servers.values():
+            server |= {"command": "x", "url": ""}
+        for group in TOOL_GROUPS:
+            servers.pop(group, None)
     streams = tree.get("streams", {})
     streams["duplicate_window_s"] = min(
         streams.get(name, 3600.0) for name in ("responses_max_age_s", "deadletter_max_age_s")
@@ -463,8 +495,14 @@ def test_no_variable_of_a_key_is_taken_for_one_of_another_kind():
         (
             "pools.<pool>.roles.<role>.prompt",
             "AGENT_ACTORS_POOLS__<POOL>__ROLES__<ROLE>__PROMPT",
-            "text that is not empty",
-            "(must be given)",
+            "text",
+            '""',
+        ),
+        (
+            "pools.<pool>.tools.mcpServers.<mcpServer>.command",
+            "AGENT_ACTORS_POOLS__<POOL>__TOOLS__MCPSERVERS__<MCPSERVER>__COMMAND",
+            "text",
+            '""',
         ),
     ],
 )
