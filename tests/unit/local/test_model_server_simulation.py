@@ -143,6 +143,8 @@ def test_the_work_uses_the_tools_in_a_sensible_order():
         "workspace.write_file",
         "run_tests",
         "workspace.read_file",
+        "workspace.write_file",
+        "run_tests",
         "git_commit",
         "text",
     ]
@@ -160,6 +162,25 @@ def test_the_written_files_are_python_that_runs():
     assert names["solve"]([3, 1, 3]) == [1, 3]
     assert names["__doc__"] == TASK
     compile(written["test_solution.py"], "test_solution.py", "exec")
+
+
+def test_the_first_draft_fails_its_test_and_the_second_passes():
+    drafts = [
+        arguments["content"]
+        for name, arguments in work_through(WORKSHOP)
+        if name == "workspace.write_file" and arguments["path"] == "solution.py"
+    ]
+    solved = []
+    for draft in drafts:
+        names: dict = {}
+        exec(compile(draft, "solution.py", "exec"), names)
+        solved.append(names["solve"]([3, 1, 3]) == [1, 3])
+    assert solved == [False, True]
+
+
+def test_the_work_ends_with_the_tool_that_says_so():
+    names = [name for name, _ in work_through([*WORKSHOP, tool("finish", answer=TEXT)])]
+    assert names[-2:] == ["finish", "text"]
 
 
 def test_a_command_is_given_as_the_tool_wants_it():

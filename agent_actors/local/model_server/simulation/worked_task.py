@@ -1,4 +1,4 @@
-"""A small piece of work with the tools that are offered: look, write, test, commit.
+"""A small piece of work with the tools that are offered: look, write, test, mend, test, commit.
 
 No tool is known by its full name. A step goes to the first tool whose name says that it can do
 it, with arguments that fit the tool's own schema. When no tool fits any step, each is tried once.
@@ -24,20 +24,25 @@ SOURCE_FILE = "solution.py"
 TEST_FILE = "test_solution.py"
 TEST_COMMAND = ["python", "-m", "pytest", "-q"]
 
-# The work itself is always this; the task is quoted on top of it.
-SOURCE = '''"""{task}"""
+# The work itself is always this; the task is quoted on top of it. The draft is wrong on purpose.
+DRAFT = '''"""{task}"""
 
 
 def solve(values):
     """Return the values in order, each once."""
-    return sorted(set(values))
+    return sorted(values)
 '''
+SOURCE = DRAFT.replace("sorted(values)", "sorted(set(values))")
 TEST = """from solution import solve
 
 
 def test_values_come_in_order_each_once():
     assert solve([3, 1, 3]) == [1, 3]
 """
+
+# Words of the names of tools.
+WRITE = r"write|create file"
+TEST_RUN = r"tests?|pytest|run|exec|execute|shell|bash"
 
 # What tools call the same argument.
 SYNONYMS = {
@@ -46,6 +51,7 @@ SYNONYMS = {
     "command": ("command", "cmd", "args", "argv"),
     "message": ("message", "msg"),
     "paths": ("paths", "files"),
+    "answer": ("answer", "result", "summary"),
 }
 
 
@@ -97,17 +103,20 @@ def planned_calls(tools: Sequence[Tool], task: str) -> list[PlannedCall]:
 
 
 def _steps(task: str) -> list[Step]:
-    source = SOURCE.format(task=task.replace("\\", "/").replace('"""', "'''"))
+    quoted = task.replace("\\", "/").replace('"""', "'''")
     command = (" ".join(TEST_COMMAND), TEST_COMMAND, TEST_COMMAND[1:])
     written = ([SOURCE_FILE, TEST_FILE],)
     return [
         Step(r"list|ls|tree", _hints(path=(".",))),
-        Step(r"write|create file", _hints(path=(SOURCE_FILE,), content=(source,))),
-        Step(r"write|create file", _hints(path=(TEST_FILE,), content=(TEST,))),
-        Step(r"tests?|pytest|run|exec|execute|shell|bash", _hints(path=(".",), command=command)),
+        Step(WRITE, _hints(path=(SOURCE_FILE,), content=(DRAFT.format(task=quoted),))),
+        Step(WRITE, _hints(path=(TEST_FILE,), content=(TEST,))),
+        Step(TEST_RUN, _hints(path=(".",), command=command)),
         Step(r"read|view|cat", _hints(path=(SOURCE_FILE,))),
+        Step(WRITE, _hints(path=(SOURCE_FILE,), content=(SOURCE.format(task=quoted),))),
+        Step(TEST_RUN, _hints(path=(".",), command=command)),
         Step(r"add|stage", _hints(path=(".",), paths=written)),
         Step(r"commit", _hints(message=("Solve the task, with a test",), paths=written)),
+        Step(r"finish|done", _hints(answer=("The task is solved, tested and committed.",))),
     ]
 
 
