@@ -149,9 +149,10 @@ def providers(module: str) -> set[str]:
 
 
 def declared_packages(lock: str) -> list[Requirement]:
-    """Return what pyproject.toml asks for: to run the package, or to work on it."""
+    """Return what pyproject.toml asks for: to run the package with its extras, or to work on it."""
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    lines = list(pyproject["project"]["dependencies"])
+    project = pyproject["project"]
+    lines = sum(project["optional-dependencies"].values(), project["dependencies"])
     if lock == "dev":
         lines += pyproject["dependency-groups"]["dev"] + pyproject["build-system"]["requires"]
     return [Requirement(line) for line in lines]
