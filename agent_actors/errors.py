@@ -42,6 +42,10 @@ class ResultTimeout(AgentActorsError):
     """The task has not ended in the time that was given; it goes on, so wait or ask again."""
 
 
+class ArtifactLost(AgentActorsError):
+    """The object is not in the store any more, or not what the reference says."""
+
+
 class PublishRefused(AgentActorsError):
     """NATS will never take this message; the message says why."""
 
@@ -78,6 +82,10 @@ class StrategyUnavailable(TaskError):
 
 class ModelRefused(TaskError):
     """The model server refused the request as such; its own words are in the message."""
+
+
+class ContextExceeded(ModelRefused):
+    """The prompt is longer than the model takes: ask for less, or serve a longer context."""
 
 
 class ModelUnavailable(TaskError):

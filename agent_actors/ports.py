@@ -187,8 +187,23 @@ class OfferedTool(Struct, frozen=True, kw_only=True, tag_field="type", tag="func
     function: OfferedFunction
 
 
+class FunctionName(Struct, frozen=True, kw_only=True):
+    """The function that `NamedTool` means."""
+
+    name: str
+
+
+class NamedTool(Struct, frozen=True, kw_only=True, tag_field="type", tag="function"):
+    """The one tool that the model must call, as `ChatRequest.tool_choice` names it."""
+
+    function: FunctionName
+
+
 class ChatRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The body of `POST /v1/chat/completions`; what is unset is left to the server."""
+    """The body of `POST /v1/chat/completions`; what is unset is left to the server.
+
+    `tool_choice` is `auto`, `none`, `required`, or the tool to call.
+    """
 
     messages: Sequence[ChatMessage]
     model: str = ""
@@ -196,7 +211,7 @@ class ChatRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     max_tokens: int | None = None
     response_format: dict[str, Any] | None = None
     tools: Sequence[OfferedTool] = ()
-    tool_choice: str | None = None
+    tool_choice: str | NamedTool | None = None
 
 
 class ChatReply(Struct, frozen=True, kw_only=True):
