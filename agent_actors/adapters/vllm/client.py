@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from agent_actors import __version__
+from agent_actors.adapters.vllm.context import ContextLengths
 from agent_actors.adapters.vllm.endpoints import Endpoint, Endpoints, parse_endpoints
 from agent_actors.adapters.vllm.replies import (
     OK,
@@ -23,10 +24,14 @@ from agent_actors.adapters.vllm.replies import (
     read_reply,
     too_long,
 )
+from agent_actors.adapters.vllm.requests import encode_request
+from agent_actors.adapters.vllm.streams import StreamedAnswer
+from agent_actors.adapters.vllm.teller import Teller
+from agent_actors.adapters.vllm.transport import FAILURES, Body, connection_failure
 from agent_actors.config import VllmConfig
 from agent_actors.config_types import Secret
-from agent_actors.errors import ConfigError, ModelReplyInvalid, ModelUnavailable
-from agent_actors.ports import ChatReply, ChatRequest
+from agent_actors.errors import ConfigError, ModelUnavailable
+from agent_actors.ports import ChatReply, ChatRequest, Listener
 
 log = structlog.get_logger()
 
@@ -37,7 +42,9 @@ DEFAULTS = VllmConfig()
 # else a request meets the closing and fails.
 KEEP_ALIVE_S = 4.0
 
-encode = msgspec.json.Encoder().encode
+EVENTS = "text/event-stream"
+# Whoever does not stream may answer as a whole.
+STREAMED = {"Accept": f"{EVENTS}, application/json"}
 
 
 class VLLMHTTPClient:
@@ -65,6 +72,7 @@ class VLLMHTTPClient:
         self._endpoints = Endpoints(parse_endpoints(urls, key))
         self._model = model
         self._settings = settings
+        self._lengths = ContextLengths(self._endpoints, settings)
         self._headers = _headers(key, agent_id, role)
         self._session: aiohttp.ClientSession | None = None
         self._prober: asyncio.Task[None] | None = None
@@ -81,18 +89,23 @@ class VLLMHTTPClient:
             settings=config,
         )
 
-    async def chat(self, request: ChatRequest) -> ChatReply:
+    async def chat(self, request: ChatRequest, listener: Listener | None = None) -> ChatReply:
         """Return the model's answer; cancelled, it hangs up, so that the server stops too.
 
-        Raises ModelRefused when asking again would not help, ModelUnavailable when it did not.
+        A listener hears the answer as it comes, and again from the start when it broke off and
+        another is asked for. What it raises comes through, and hangs up as well.
+
+        Raises ModelRefused when asking again would not help (ContextExceeded when less of a
+        prompt would), ModelUnavailable when it did not.
         """
-        body = self._encoded(request)
+        body = self._encoded(request, stream=listener is not None)
+        teller = Teller(listener) if listener is not None else None
         session = self._opened()
         tried: list[Endpoint] = []
         while not session.closed:
             endpoint = self._endpoints.begin(tried)
             try:
-                return await self._attempt(session, endpoint, body)
+                return await self._attempt(session, endpoint, body, teller)
             except AttemptFailed as failed:
                 failure = failed
             finally:
@@ -104,8 +117,17 @@ class VLLMHTTPClient:
             await asyncio.sleep(self._pause_s(failure, tried))
         raise ModelUnavailable("the client was closed before the model server had answered")
 
+    async def context_length(self, model: str = "") -> int | None:
+        """Return how many tokens the model takes, of prompt and answer together.
+
+        Without a model it is the client's own, or else the server's first. Of several servers
+        the least counts. None when none says so, such as a gateway without `/v1/models`.
+        """
+        return await self._lengths.of(model or self._model, self._opened())
+
     async def close(self) -> None:
         """Close the session; requests under way are aborted."""
+        await self._lengths.close()
         session, self._session = self._session, None
         prober, self._prober = self._prober, None
         if prober is not None:
@@ -125,11 +147,11 @@ class VLLMHTTPClient:
     def __repr__(self) -> str:
         return f"VLLMHTTPClient({self._endpoints})"
 
-    def _encoded(self, request: ChatRequest) -> bytes:
+    def _encoded(self, request: ChatRequest, *, stream: bool) -> bytes:
         if self._model and not request.model:
             request = msgspec.structs.replace(request, model=self._model)
         log.debug("model.request", model=request.model, messages=request.messages)
-        return encode(request)
+        return encode_request(request, stream=stream)
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -148,22 +170,24 @@ class VLLMHTTPClient:
         return self._session
 
     async def _attempt(
-        self, session: aiohttp.ClientSession, endpoint: Endpoint, body: bytes
+        self,
+        session: aiohttp.ClientSession,
+        endpoint: Endpoint,
+        body: bytes,
+        teller: Teller | None,
     ) -> ChatReply:
         """Ask one endpoint once. Raises AttemptFailed, ModelRefused."""
+        if teller is not None:
+            await teller.begin()
+        headers = None if teller is None else STREAMED
         try:
-            async with session.post(
-                endpoint.chat_url, data=body, allow_redirects=False
-            ) as response:
-                answer = await self._read(response)
-        except (aiohttp.ClientError, TimeoutError) as error:
-            # Not chained: aiohttp's errors hold the request's headers, the key among them.
-            raise self._connection_failure(endpoint, error) from None
-        if response.status != OK:
-            raise read_failure(endpoint, response.status, response.headers, answer)
-        if len(answer) > self._settings.max_response_bytes:
-            raise too_long(endpoint, self._settings.max_response_bytes)
-        reply = read_reply(endpoint, response.headers, answer)
+            response = await session.post(
+                endpoint.chat_url, data=body, headers=headers, allow_redirects=False
+            )
+        except FAILURES as error:
+            raise connection_failure(endpoint, error, self._settings) from None
+        async with response:  # leaving early hangs up
+            reply = await self._reply(endpoint, response, teller)
         endpoint.answered()
         log.debug(
             "model.reply",
@@ -172,52 +196,38 @@ class VLLMHTTPClient:
             finish_reason=reply.finish_reason,
             completion_tokens=reply.usage.completion_tokens,
             content=reply.content,
+            tool_calls=reply.tool_calls,
         )
         return reply
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        """Return the body, or the first `max_response_bytes` of it and a little more."""
-        chunks: list[bytes] = []
-        size = 0
-        async for chunk in response.content.iter_any():
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > self._settings.max_response_bytes:
-                break
-        return b"".join(chunks)
+    async def _reply(
+        self, endpoint: Endpoint, response: aiohttp.ClientResponse, teller: Teller | None
+    ) -> ChatReply:
+        body = Body(endpoint, response, self._settings)
+        if teller is not None and response.status == OK and response.content_type == EVENTS:
+            return await self._listen(endpoint, body, teller)
+        answer = await body.whole()
+        if response.status != OK:
+            raise read_failure(endpoint, response.status, response.headers, answer)
+        if len(answer) > self._settings.max_response_bytes:
+            raise too_long(endpoint, self._settings.max_response_bytes)
+        reply = read_reply(endpoint, response.headers, answer)
+        if teller is not None:
+            teller.hear(reply.content)
+            await teller.tell()
+        return reply
 
-    def _connection_failure(self, endpoint: Endpoint, error: Exception) -> AttemptFailed:
-        """Return what a failure below HTTP, or of HTTP itself, means."""
-        name, limits = endpoint.name, self._settings
-        match error:
-            case aiohttp.ConnectionTimeoutError():
-                return _away(
-                    f"{name}: no connection within {limits.connect_timeout_s:g} s "
-                    "(vllm.connect_timeout_s)"
-                )
-            # The two long ones are not retried here: the task's time is better spent waiting
-            # in the queue than on a server that hangs.
-            case aiohttp.SocketTimeoutError():
-                return _away(
-                    f"{name}: sent no byte for {limits.first_byte_timeout_s:g} s "
-                    "(vllm.first_byte_timeout_s)",
-                    retry=False,
-                )
-            case TimeoutError():
-                return _away(
-                    f"{name}: no whole answer within {limits.total_timeout_s:g} s "
-                    "(vllm.total_timeout_s)",
-                    retry=False,
-                )
-            case aiohttp.ClientConnectorError():
-                return _away(f"{name}: no connection: {error}")
-            case aiohttp.ClientPayloadError():
-                return _away(f"{name}: the answer was cut off: {error}")
-            case aiohttp.ClientResponseError():
-                said = endpoint.redacted(" ".join(error.message.split()))
-                return AttemptFailed(ModelReplyInvalid(f"{name}: answered no HTTP: {said}"))
-            case _:
-                return _away(f"{name}: the connection was lost before the answer: {error}")
+    async def _listen(self, endpoint: Endpoint, body: Body, teller: Teller) -> ChatReply:
+        answer = StreamedAnswer(endpoint)
+        while not answer.ended:
+            chunk = await body.more(until=teller.due_at)
+            if chunk is not None:
+                teller.hear(answer.add(chunk))
+            await teller.tell_due()
+        reply = answer.reply()
+        await body.end()
+        await teller.tell()
+        return reply
 
     def _note_failure(
         self, session: aiohttp.ClientSession, endpoint: Endpoint, failure: AttemptFailed
@@ -298,7 +308,3 @@ def _headers(key: str, agent_id: str, role: str) -> dict[str, str]:
 
 def _header_token(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._:-]+", "-", text)
-
-
-def _away(text: str, *, retry: bool = True) -> AttemptFailed:
-    return AttemptFailed(ModelUnavailable(text), retry=retry, unhealthy=True)

@@ -3,13 +3,14 @@
 Pure: `client` tells what happened and asks whom to take next.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from yarl import URL
 
 from agent_actors.errors import ConfigError
 
 CHAT_PATH = "/v1/chat/completions"
+MODELS_PATH = "/v1/models"
 HEALTH_PATH = "/health"
 
 
@@ -20,7 +21,10 @@ class Endpoint:
     of it: the API key, or else the password of its URL.
     """
 
-    __slots__ = ("chat_url", "failures", "health_url", "name", "outstanding", "secret")
+    __slots__ = (
+        *("chat_url", "models_url", "health_url", "name", "secret"),
+        *("failures", "outstanding"),
+    )
 
     def __init__(self, base: URL, secret: str = "") -> None:
         path = base.path.rstrip("/")  # of an empty path yarl makes a slash
@@ -29,6 +33,7 @@ class Endpoint:
         # The API key is the answer to who we are; credentials in the URL would contradict it.
         known = base.with_user(None) if secret else base
         self.chat_url = known.with_path(path + CHAT_PATH)
+        self.models_url = known.with_path(path + MODELS_PATH)
         self.health_url = known.with_path(path + HEALTH_PATH)
         self.outstanding = 0
         self.failures = 0
@@ -69,6 +74,9 @@ class Endpoints:
     def __init__(self, endpoints: Sequence[Endpoint]) -> None:
         # Whoever was taken longest ago comes first, so that equals take turns.
         self._by_turn = list(endpoints)
+
+    def __iter__(self) -> Iterator[Endpoint]:
+        return iter(self._by_turn)
 
     def begin(self, tried: Collection[Endpoint] = ()) -> Endpoint:
         """Take an endpoint for a request, preferring those that this request has not `tried`.

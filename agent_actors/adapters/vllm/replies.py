@@ -4,18 +4,26 @@ Pure. The shapes are those that vLLM 0.32 was seen to send, and the flatter erro
 versions before 0.10.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, cast
+from typing import Any, TypeVar, cast
+from uuid import uuid4
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from agent_actors.adapters.vllm.endpoints import Endpoint
 from agent_actors.contract import Usage, utc_now
-from agent_actors.errors import ModelRefused, ModelReplyInvalid, ModelUnavailable
-from agent_actors.ports import ChatReply
+from agent_actors.errors import (
+    ContextExceeded,
+    ModelRefused,
+    ModelReplyInvalid,
+    ModelUnavailable,
+)
+from agent_actors.ports import CalledFunction, ChatReply, ToolCall
+
+T = TypeVar("T")
 
 MAX_QUOTE_CHARS = 300
 MAX_MESSAGE_CHARS = 2_000
@@ -26,6 +34,12 @@ OK = 200
 BUSY_STATUSES = frozenset({408, 425, 429})
 # Not implemented, HTTP version: no server of this kind will ever take the request.
 HOPELESS_STATUSES = frozenset({501, 505})
+
+# What vLLM calls the parameter when a prompt does not fit, and says in every version.
+PROMPT_PARAMS = frozenset({"input_tokens", "input_text"})
+PROMPT_TOO_LONG = "maximum context length"
+
+NO_ARGUMENTS = "{}"
 
 
 class AttemptFailed(Exception):
@@ -49,13 +63,18 @@ def read_reply(endpoint: Endpoint, headers: Mapping[str, str], body: bytes) -> C
     content_type = headers.get("Content-Type", "")
     if content_type and "json" not in content_type:
         said = _quoted(endpoint, body)
-        raise _invalid(endpoint, f"answered {content_type}, not JSON: {said}")
-    completion = _decode(endpoint, body)
+        raise invalid(endpoint, f"answered {content_type}, not JSON: {said}")
+    completion = decode(endpoint, _completions, body)
     if completion.error is not None:
-        raise _error_inside(endpoint, body)
+        raise error_inside(endpoint, body)
+    return reply_of(endpoint, completion)
+
+
+def reply_of(endpoint: Endpoint, completion: "Completion") -> ChatReply:
+    """Return the reply that a decoded answer is. Raises AttemptFailed."""
     choice = _first_choice(endpoint, completion)
     if choice.finish_reason is None:
-        raise _invalid(endpoint, "answered without a finish_reason")
+        raise invalid(endpoint, "answered without a finish_reason")
     if choice.finish_reason == "abort":
         error = ModelUnavailable(
             f"{endpoint.name} aborted the answer (finish_reason abort): it is shutting down"
@@ -66,6 +85,7 @@ def read_reply(endpoint: Endpoint, headers: Mapping[str, str], body: bytes) -> C
         finish_reason=choice.finish_reason,
         model=completion.model or "",
         usage=_usage(completion.usage),
+        tool_calls=_tool_calls(choice),
     )
 
 
@@ -74,7 +94,7 @@ def read_failure(
 ) -> ModelRefused | AttemptFailed:
     """Return what an answer other than 200 means."""
     if status < 300:
-        return _invalid(endpoint, f"answered HTTP {status} where 200 is due")
+        return invalid(endpoint, f"answered HTTP {status} where 200 is due")
     if status < 400:
         return ModelRefused(
             f"{endpoint.name} answered HTTP {status}, a redirection to "
@@ -106,69 +126,133 @@ def retry_after_s(value: str | None, now: datetime) -> float | None:
     return min(seconds, MAX_RETRY_AFTER_S)
 
 
-class _Message(Struct):
+class Function(Struct):
+    """A called function, whole or in part; arguments should be a string, and may be anything."""
+
+    name: str | None = None
+    arguments: Any = None
+
+    def arguments_text(self) -> str:
+        """Return the arguments as JSON text, empty when there are none."""
+        match self.arguments:
+            case None:
+                return ""
+            case str(text):
+                return text
+            case value:
+                return msgspec.json.encode(value).decode()
+
+
+class Call(Struct):
+    """A tool call as it arrives."""
+
+    id: str | None = None
+    function: Function | None = None
+
+
+class Message(Struct):
+    """What of an answer's message is understood."""
+
     content: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
+    tool_calls: list[Call] | None = None
 
 
-class _Choice(Struct):
-    message: _Message | None = None
+class Choice(Struct):
+    """One choice of an answer."""
+
+    message: Message | None = None
     finish_reason: str | None = None
 
 
-class _Usage(Struct):
+class TokenCounts(Struct):
+    """The usage of an answer."""
+
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     total_tokens: int | None = None
 
 
-class _Completion(Struct):
-    choices: list[_Choice] | UnsetType | None = UNSET
+class Completion(Struct):
+    """An answer of `POST /v1/chat/completions`, or an error in place of one."""
+
+    choices: list[Choice] | UnsetType | None = UNSET
     model: str | None = None
-    usage: _Usage | None = None
+    usage: TokenCounts | None = None
     error: Any = None
 
 
-_completions = msgspec.json.Decoder(_Completion)
+_completions = msgspec.json.Decoder(Completion)
 
 
-def _decode(endpoint: Endpoint, body: bytes) -> _Completion:
+def decode(endpoint: Endpoint, decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """Return what the body says. Raises AttemptFailed."""
     # What may be an answer is not quoted: answers do not belong in errors and logs.
     try:
-        return _completions.decode(body)
+        return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise _invalid(endpoint, f"answered what vLLM does not: {error}") from None
+        raise invalid(endpoint, f"answered what vLLM does not: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if "truncated" in str(error):  # msgspec has no class of its own for it
             cut_off = f"answered JSON that is cut off after {len(body)} bytes"
-            raise _invalid(endpoint, cut_off) from None
+            raise invalid(endpoint, cut_off) from None
         said = _quoted(endpoint, body)
-        raise _invalid(endpoint, f"answered no JSON ({error}): {said}") from None
+        raise invalid(endpoint, f"answered no JSON ({error}): {said}") from None
 
 
-def _first_choice(endpoint: Endpoint, completion: _Completion) -> _Choice:
+def _first_choice(endpoint: Endpoint, completion: Completion) -> Choice:
     if completion.choices is UNSET:
-        raise _invalid(endpoint, "answered without choices")
+        raise invalid(endpoint, "answered without choices")
     if not completion.choices:
-        raise _invalid(endpoint, "answered with no choice in choices")
+        raise invalid(endpoint, "answered with no choice in choices")
     return completion.choices[0]
 
 
-def _content(endpoint: Endpoint, choice: _Choice) -> str:
+def _content(endpoint: Endpoint, choice: Choice) -> str:
     message = choice.message
     if message is None:
-        raise _invalid(endpoint, "answered a choice without a message")
+        raise invalid(endpoint, "answered a choice without a message")
     if message.content is not None:
         return message.content
+    if message.tool_calls:
+        return ""
     # A reasoning model that stops while it still reasons leaves the content null, and would do
     # so again: that answer is empty or cut off, not invalid.
     if choice.finish_reason == "length" or message.reasoning or message.reasoning_content:
         return ""
-    raise _invalid(endpoint, f"answered null content (finish_reason {choice.finish_reason})")
+    raise invalid(endpoint, f"answered null content (finish_reason {choice.finish_reason})")
 
 
-def _usage(usage: _Usage | None) -> Usage:
+def _tool_calls(choice: Choice) -> Sequence[ToolCall]:
+    if choice.message is None or not choice.message.tool_calls:
+        return ()
+    # An answer that was cut off may have lost its last call's arguments: they are not none.
+    missing = "" if choice.finish_reason == "length" else NO_ARGUMENTS
+    return tuple(_with_ids(choice.message.tool_calls, missing))
+
+
+def _with_ids(calls: Sequence[Call], missing: str) -> Iterator[ToolCall]:
+    """Yield the calls, with an id of ours for one that has none of its own."""
+    taken: set[str] = set()
+    for call in calls:
+        call_id = call.id or ""
+        while not call_id or call_id in taken:
+            call_id = uuid4().hex[:9]  # Mistral's template takes nothing but nine letters or digits
+        taken.add(call_id)
+        function = call.function or Function()
+        arguments = function.arguments_text()
+        yield ToolCall(
+            id=call_id,
+            function=CalledFunction(
+                # A call without a name is the model's mistake to hear of, as of any unknown name.
+                name=function.name or "",
+                arguments=arguments if arguments.strip() else missing,
+            ),
+        )
+
+
+def _usage(usage: TokenCounts | None) -> Usage:
     if usage is None:
         return Usage()
     prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
@@ -179,7 +263,8 @@ def _usage(usage: _Usage | None) -> Usage:
     )
 
 
-def _error_inside(endpoint: Endpoint, body: bytes) -> ModelRefused | AttemptFailed:
+def error_inside(endpoint: Endpoint, body: bytes) -> ModelRefused | AttemptFailed:
+    """Return what an error in the JSON of a 200 means."""
     match msgspec.json.decode(body):
         case {"error": {"code": int(code)}} if 400 <= code < 600:
             return _error(endpoint, code, f"HTTP 200 with error {code} inside", body)
@@ -195,17 +280,26 @@ def _error(
 ) -> ModelRefused | AttemptFailed:
     said = _said(endpoint, body)
     if status not in BUSY_STATUSES and (status < 500 or status in HOPELESS_STATUSES):
-        return ModelRefused(f"{endpoint.name} refused the request: {how}: {said}")
+        refusal = ContextExceeded if _names_the_prompt(body) else ModelRefused
+        return refusal(f"{endpoint.name} refused the request: {how}: {said}")
     error = ModelUnavailable(f"{endpoint.name} answered {how}: {said}", retry_after_s=wait_s)
     return AttemptFailed(error, unhealthy=status >= 500)
 
 
+def _names_the_prompt(body: bytes) -> bool:
+    """Tell whether an error body says that the prompt is too long."""
+    match _json_or_none(body):
+        case {"error": {"param": str(param)}} if param in PROMPT_PARAMS:
+            return True
+        case {"error": {"message": str(message)}} | {"message": str(message)}:
+            return PROMPT_TOO_LONG in message
+        case _:
+            return False
+
+
 def _said(endpoint: Endpoint, body: bytes) -> str:
     """Return what an error body says, whichever of the known shapes it has."""
-    try:
-        said = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _quoted(endpoint, body)
+    said = _json_or_none(body)
     match said:
         case {"error": {"message": str(message)} as error}:
             text = _with_details(message, cast("dict[str, Any]", error))
@@ -218,13 +312,21 @@ def _said(endpoint: Endpoint, body: bytes) -> str:
     return endpoint.redacted(text)[:MAX_MESSAGE_CHARS]
 
 
+def _json_or_none(body: bytes) -> Any:  # noqa: ANN401 - it is whatever the server sent
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
 def _with_details(message: str, error: dict[str, Any]) -> str:
     known = {key: error.get(key) for key in ("type", "param", "code")}
     details = ", ".join(f"{key} {value}" for key, value in known.items() if value is not None)
     return f"{message} ({details})" if details else message
 
 
-def _invalid(endpoint: Endpoint, what: str) -> AttemptFailed:
+def invalid(endpoint: Endpoint, what: str) -> AttemptFailed:
+    """Return the failure of an answer that is not what vLLM answers."""
     return AttemptFailed(ModelReplyInvalid(f"{endpoint.name} {what}"))
 
 
