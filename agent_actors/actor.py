@@ -50,13 +50,21 @@ class Settle(Protocol):
         """End what is under way; each settlement then gives its task back."""
         ...
 
+    async def cleared(self) -> None:
+        """Return once what settled tasks have left is removed."""
+        ...
+
 
 class ActorParts(Struct, frozen=True, kw_only=True):
-    """What an actor is made of: the settlement with its adapters, and how to close them."""
+    """What an actor is made of: the settlement with its adapters, and how to close them.
+
+    `sandbox` says what confines the commands of its tools, or why nothing does.
+    """
 
     settle: Settle
     acks: Acknowledger
     close: Callable[[], Awaitable[None]]
+    sandbox: str = ""
 
 
 class Held(Struct, frozen=True):
@@ -86,10 +94,10 @@ class AgentActor:
 
     async def hello(self, supervisor_id: str) -> ActorReport:
         """Answer once everything is connected: my slots, and what I hold of yours."""
-        await asyncio.shield(self._parts)
+        parts = await asyncio.shield(self._parts)
         self._news[supervisor_id] = asyncio.Queue()  # a poll of its predecessor gets nothing more
         mine = [held.delivery for held in self._held.values() if held.owner == supervisor_id]
-        return self._report(held=mine)
+        return self._report(held=mine, sandbox=parts.sandbox)
 
     async def submit(self, supervisor_id: str, batch: Sequence[Delivery]) -> ActorReport:
         """Take what there are slots for, and return at once."""
@@ -125,6 +133,7 @@ class AgentActor:
         parts.settle.give_back()
         await self._wait_for_settlements(GIVE_BACK_S)
         self._heartbeat.cancel()
+        await parts.settle.cleared()
         await parts.close()
         log.info("actor.stopped", unsettled=len(self._held))
 
@@ -168,6 +177,7 @@ class AgentActor:
         refused: Sequence[str] = (),
         finished: Sequence[str] = (),
         held: Sequence[Delivery] = (),
+        sandbox: str = "",
     ) -> ActorReport:
         return ActorReport(
             incarnation=self._incarnation,
@@ -178,4 +188,5 @@ class AgentActor:
             refused=list(refused),
             finished=list(finished),
             held=list(held),
+            sandbox=sandbox,
         )

@@ -22,6 +22,7 @@ class ActorView(Struct):
     version: int = -1
     held: dict[str, Delivery] = {}
     sending: int = 0
+    sandbox: str = ""
 
     @property
     def available(self) -> int:
@@ -55,6 +56,7 @@ class Dispatcher:
             free=report.free,
             version=report.version,
             held={delivery.id: delivery for delivery in report.held},
+            sandbox=report.sandbox,
         )
 
     def lose(self, agent_id: str) -> list[Delivery]:

@@ -15,17 +15,31 @@ from msgspec import Struct
 from agent_actors.contract import MAX_ERROR_CHARS, AgentResult
 from agent_actors.errors import (
     DeadlineExceeded,
+    FencedOut,
+    PermissionDenied,
     StrategyCrashed,
     StrategyUnavailable,
+    StreamMissing,
     TaskError,
     TaskTimeout,
 )
-from agent_actors.ports import AttemptRecord, Clock, ExecutionRequest, Strategy
+from agent_actors.ports import (
+    AttemptRecord,
+    Clock,
+    ExecutionRequest,
+    Journal,
+    Progress,
+    Strategy,
+    no_progress,
+)
 
 log = structlog.get_logger()
 
 PROPOSAL = "proposal"
 TOOLS = "tools"
+
+# What a journal may raise: the strategy has not failed, and whoever gave the journal knows more.
+OF_THE_JOURNAL = (FencedOut, PermissionDenied, StreamMissing)
 
 
 class Outcome(Struct, frozen=True):
@@ -42,9 +56,18 @@ class ExecuteAgentTask:
         self._strategies = strategies
         self._clock = clock
 
-    async def run(self, request: ExecutionRequest) -> Outcome:
-        """Attempt the task. Raises nothing but CancelledError."""
-        record = AttemptRecord()
+    async def run(
+        self,
+        request: ExecutionRequest,
+        *,
+        journal: Journal | None = None,
+        progress: Progress = no_progress,
+    ) -> Outcome:
+        """Attempt the task; raises CancelledError, and what the journal raises.
+
+        With a journal the attempt goes on from what earlier ones have kept there.
+        """
+        record = AttemptRecord(journal, progress)
         started = time.perf_counter()
         failure = await self._attempt(request, record)
         duration_ms = (time.perf_counter() - started) * 1_000
@@ -59,6 +82,8 @@ class ExecuteAgentTask:
                 await self._strategy_of(request).run(request, record)
         except TaskError as failure:
             return failure
+        except OF_THE_JOURNAL:
+            raise
         except TimeoutError as error:
             return late if limit.expired() else _crashed(error)
         except asyncio.CancelledError as error:

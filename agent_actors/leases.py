@@ -10,7 +10,7 @@ from functools import partial
 from msgspec import Struct
 
 from agent_actors import ledger
-from agent_actors.contract import task_key
+from agent_actors.contract import ArtifactRef, task_key
 from agent_actors.errors import FencedOut, PublishFailed
 from agent_actors.ledger import (
     AckCopy,
@@ -72,6 +72,16 @@ class Leases:
                         return Lease(key, record, revision)
                 case verdict:
                     return verdict
+
+    async def keep(
+        self, lease: Lease, turns: list[ArtifactRef], recent_turns: list[bytes]
+    ) -> Lease:
+        """Store what the attempt has kept of its work; return the lease that counts from now on.
+
+        Raises FencedOut.
+        """
+        record = ledger.keep(lease.record, turns, recent_turns, self._clock())
+        return Lease(lease.key, record, await self._swap(lease.key, record, lease.revision))
 
     async def commit(
         self, lease: Lease, state: State, result: bytes, due: DeadLetterReason | None

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from agent_actors.contract import AgentResult, TaskStatus
+from agent_actors.contract import AgentResult, ArtifactRef, TaskStatus
 
 State = Literal["running", "waiting", "completed", "failed"]
 
@@ -62,6 +62,7 @@ class TaskRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     `attempt` counts the runs begun, `failures` those of them that count against the pool's
     `max_attempts`, `postponed` the times that the model was away. `lease` names the attempt
     that may commit; `content` is the hash of what was asked. `result` is the result's JSON.
+    `turns` and `recent_turns` are what attempts have kept of their work; `journal` reads them.
     """
 
     task_id: str
@@ -77,6 +78,8 @@ class TaskRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     lease: str = ""
     result: msgspec.Raw = msgspec.Raw()
     dead_letter: DeadLetterReason | None = None
+    turns: list[ArtifactRef] = []
+    recent_turns: list[bytes] = []
 
     @property
     def is_terminal(self) -> bool:
@@ -157,17 +160,35 @@ def begin(found: TaskRecord | None, claim: Claim, *, rival_queued: bool | None =
     return AckCopy() if rival_queued else Run(_running(claim, found))
 
 
+def keep(
+    record: TaskRecord, turns: list[ArtifactRef], recent_turns: list[bytes], now: datetime
+) -> TaskRecord:
+    """Return the record with what its attempt has kept of its work by now."""
+    return replace(record, turns=turns, recent_turns=recent_turns, updated=now)
+
+
 def commit(
     record: TaskRecord, state: State, result: bytes, now: datetime, due: DeadLetterReason | None
 ) -> TaskRecord:
     """Return the terminal record: the result, and whether a dead letter goes with it."""
-    return replace(record, state=state, result=msgspec.Raw(result), dead_letter=due, updated=now)
+    return replace(
+        record,
+        state=state,
+        result=msgspec.Raw(result),
+        dead_letter=due,
+        updated=now,
+        turns=[],
+        recent_turns=[],
+    )
 
 
 def release(
     record: TaskRecord, now: datetime, *, failed: bool = False, postponed: bool = False
 ) -> TaskRecord:
-    """Return the record of a task given back without a verdict; its lease is void."""
+    """Return the record of a task given back without a verdict; its lease is void.
+
+    What was kept of the work stays, for the next attempt.
+    """
     return replace(
         record,
         state="waiting",
@@ -229,4 +250,6 @@ def _running(claim: Claim, found: TaskRecord | None = None) -> TaskRecord:
         generation=found.generation if found else 0,
         agent_id=claim.agent_id,
         lease=claim.lease,
+        turns=found.turns if found else [],
+        recent_turns=found.recent_turns if found else [],
     )

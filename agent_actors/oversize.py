@@ -1,4 +1,9 @@
-"""What does not fit into one message: its big parts move to the object store, biggest first."""
+"""What does not fit into one message: its big parts move to the object store, biggest first.
+
+Of an event the long texts are cut: whoever wants to know all reads the result.
+"""
+
+from typing import Any, cast
 
 import msgspec
 from msgspec.structs import replace
@@ -20,6 +25,10 @@ HEADER_LINE_BYTES = 4
 SMALL_PART_BYTES = 1_024
 # The artifact that is the whole result.
 WHOLE = "result"
+
+MAX_EVENT_BYTES = 16 * 1024
+# Lengths to which an event's texts are cut, until it fits.
+EVENT_TEXT_CHARS = (2_000, 200)
 
 
 async def fit_result(
@@ -58,6 +67,18 @@ async def fit_dead_letter(message: Message, *, max_bytes: int, store: ArtifactSt
         OBJECT_SHA256_HEADER: ref.sha256,
     }
     return replace(message, payload=b"", headers=message.headers | moved)
+
+
+def fit_event(detail: dict[str, Any]) -> dict[str, Any]:
+    """Return what an event tells, with long texts cut when it is too much for live news."""
+    for chars in EVENT_TEXT_CHARS:
+        if len(encode(detail)) <= MAX_EVENT_BYTES:
+            return detail
+        detail = _cut(detail, chars)
+    if len(encode(detail)) <= MAX_EVENT_BYTES:
+        return detail
+    small = {name: value for name, value in detail.items() if not isinstance(value, list | dict)}
+    return small if len(encode(small)) <= MAX_EVENT_BYTES else {}
 
 
 async def _put(store: ArtifactStore, name: str, data: bytes) -> ArtifactRef:
@@ -102,3 +123,16 @@ def _without(result: AgentResult, name: str, ref: ArtifactRef) -> AgentResult:
             return replace(result, constraints={})
         case _:
             return result
+
+
+def _cut(value: Any, chars: int) -> Any:  # noqa: ANN401 - any JSON value
+    match value:
+        case str():
+            return value if len(value) <= chars else f"{value[:chars]}… ({len(value)} characters)"
+        case list():
+            return [_cut(each, chars) for each in cast("list[Any]", value)]
+        case dict():
+            pairs = cast("dict[Any, Any]", value).items()
+            return {_cut(key, chars): _cut(each, chars) for key, each in pairs}
+        case _:
+            return value

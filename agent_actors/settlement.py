@@ -7,6 +7,8 @@ the other, and a crash between any two of them is mended by the next delivery.
 import asyncio
 import random
 import uuid
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Literal
 
 import structlog
@@ -18,7 +20,9 @@ from agent_actors.contract import (
     PAYLOAD_MARGIN_BYTES,
     AgentResult,
     AgentTask,
+    ArtifactRef,
     EventKind,
+    ResultStatus,
     TaskEvent,
     encode,
     role_token,
@@ -26,6 +30,7 @@ from agent_actors.contract import (
 from agent_actors.disposition import Finish, Retry, dispose
 from agent_actors.errors import FencedOut, TaskIdConflict
 from agent_actors.execution import ExecuteAgentTask, Outcome
+from agent_actors.journal import LeaseJournal
 from agent_actors.leases import Lease, Leases
 from agent_actors.ledger import (
     AckCopy,
@@ -36,7 +41,7 @@ from agent_actors.ledger import (
     Stale,
     TaskRecord,
 )
-from agent_actors.oversize import fit_dead_letter, fit_result
+from agent_actors.oversize import fit_dead_letter, fit_event, fit_result
 from agent_actors.patience import until_answered
 from agent_actors.ports import (
     Acknowledger,
@@ -53,6 +58,11 @@ from agent_actors.reading import BrokenTask, ValidTask, read
 
 log = structlog.get_logger()
 
+ClearAway = Callable[[str, ResultStatus], Awaitable[None]]
+
+# How long to remove what a task left behind, less than an actor is given to stop.
+CLEAR_AWAY_S = 20.0
+
 Settled = Literal[
     "completed",
     "failed",
@@ -65,6 +75,10 @@ Settled = Literal[
     "conflict",
     "buried",
 ]
+
+
+async def nothing_to_clear(task_id: str, status: ResultStatus) -> None:
+    """Leave all as it is."""
 
 
 class SettleDelivery:
@@ -84,6 +98,7 @@ class SettleDelivery:
         artifacts: ArtifactStore,
         events: EventSink,
         clock: Clock,
+        clear_away: ClearAway = nothing_to_clear,
     ) -> None:
         self._agent_id = agent_id
         self._pool_name = pool_name
@@ -97,7 +112,9 @@ class SettleDelivery:
         self._artifacts = artifacts
         self._events = events
         self._clock = clock
+        self._clear_away = clear_away
         self._attempts: dict[str, asyncio.Task[Outcome]] = {}
+        self._clearing: set[asyncio.Task[None]] = set()
         self._giving_back = False
 
     async def __call__(self, delivery: Delivery) -> Settled:
@@ -121,6 +138,11 @@ class SettleDelivery:
         self._giving_back = True
         for attempt in self._attempts.values():
             attempt.cancel()
+
+    async def cleared(self) -> None:
+        """Return once nothing that settled tasks have left is being removed any more."""
+        if self._clearing:
+            await asyncio.wait(self._clearing)
 
     async def _settle(self, delivery: Delivery, reading: ValidTask | BrokenTask) -> Settled:
         if isinstance(reading, BrokenTask) and not reading.task_id:
@@ -152,7 +174,9 @@ class SettleDelivery:
         bind_contextvars(attempt=lease.record.attempt)
         log.info("task.begun")
         await self._emit("started", lease.record)
-        outcome = await self._attempt(delivery, reading, lease)
+        journal = LeaseJournal(lease, self._leases, self._artifacts)
+        outcome = await self._attempt(delivery, reading, lease, journal)
+        lease = await journal.newest()
         if outcome is None:
             await self._leases.release(lease)
             await self._acks.nak(delivery)
@@ -164,18 +188,27 @@ class SettleDelivery:
         record = await self._commit(lease, outcome, disposition)
         await self._announce(record, delivery)
         await self._acks.ack(delivery)
+        self._clear_later(outcome.result, lease.record.turns)
         return outcome.result.status
 
     async def _attempt(
-        self, delivery: Delivery, reading: ValidTask | BrokenTask, lease: Lease
+        self,
+        delivery: Delivery,
+        reading: ValidTask | BrokenTask,
+        lease: Lease,
+        journal: LeaseJournal,
     ) -> Outcome | None:
         """Return what the attempt came to; None when it was told to give the task back."""
         if self._giving_back:
             return None
         if isinstance(reading, BrokenTask):
             return Outcome(self._broken_result(delivery, reading, lease), reading.problem)
-        request = self._request(reading, lease.record.attempt)
-        attempt = asyncio.create_task(self._execute.run(request))
+        run = self._execute.run(
+            self._request(reading, lease.record.attempt),
+            journal=journal,
+            progress=partial(self._tell, lease.record),
+        )
+        attempt = asyncio.create_task(run)
         self._attempts[delivery.id] = attempt
         try:
             await asyncio.wait([attempt])
@@ -242,6 +275,32 @@ class SettleDelivery:
 
     async def _publish(self, message: Message) -> None:
         await until_answered(lambda: self._publisher.publish(message))
+
+    def _clear_later(self, result: AgentResult, turns: list[ArtifactRef]) -> None:
+        """Remove in the background what a task with tools has left, now that it has ended."""
+        if result.enable_tools:
+            self._start_clearing(self._clear_away(result.task_id, result.status))
+        if turns:
+            self._start_clearing(self._delete(turns))
+
+    def _start_clearing(self, work: Awaitable[None]) -> None:
+        clearing = asyncio.create_task(_in_time(work))
+        self._clearing.add(clearing)
+        clearing.add_done_callback(self._end_clearing)
+
+    def _end_clearing(self, clearing: asyncio.Task[None]) -> None:
+        """Let stay what could not be removed: it will be old some day, and removed for that."""
+        self._clearing.discard(clearing)
+        if not clearing.cancelled() and (error := clearing.exception()):
+            log.warning("task.not_cleared", exc_info=error)
+
+    async def _delete(self, objects: list[ArtifactRef]) -> None:
+        for ref in objects:
+            await self._artifacts.delete(ref)
+
+    async def _tell(self, record: TaskRecord, kind: EventKind, **detail: Any) -> None:  # noqa: ANN401 - any JSON value
+        """Tell what a strategy says of its work, cut to what an event may hold."""
+        await self._emit(kind, record, **fit_event(detail))
 
     async def _emit(self, kind: EventKind, record: TaskRecord, **detail: Any) -> None:  # noqa: ANN401 - any JSON value
         await self._events.emit(
@@ -311,6 +370,11 @@ def _why(outcome: Outcome) -> DeadLetterReason:
     return DeadLetterReason(
         reason=outcome.result.error_type or "", error=outcome.result.error or ""
     )
+
+
+async def _in_time(work: Awaitable[None]) -> None:
+    async with asyncio.timeout(CLEAR_AWAY_S):
+        await work
 
 
 def _luck() -> float:

@@ -349,4 +349,5 @@ def _actor_status(view: ActorView) -> ActorStatus:
         slots=view.slots,
         slots_used=view.slots - view.free,
         pid=view.pid,
+        sandbox=view.sandbox,
     )

@@ -9,7 +9,7 @@ from hashlib import sha256
 import msgspec
 
 from agent_actors.contract import ArtifactRef, Proposal, TaskEvent
-from agent_actors.errors import FencedOut, PublishFailed
+from agent_actors.errors import ArtifactLost, FencedOut, PublishFailed
 from agent_actors.ledger import Source, TaskRecord
 from agent_actors.ports import AttemptRecord, Delivery, ExecutionRequest, Message, Stored
 
@@ -53,14 +53,14 @@ class MemoryLedger:
     def __init__(self, *script: str) -> None:
         self.records: dict[str, Stored] = {}
         self.history: list[TaskRecord] = []
-        self._script = deque(script)
+        self.script = deque(script)
         self.rival: TaskRecord | None = None
 
     async def read(self, key: str) -> Stored:
         return self.records.get(key, Stored(record=None, revision=0))
 
     async def write(self, key: str, record: TaskRecord, revision: int) -> int:
-        step = self._script.popleft() if self._script else "stored"
+        step = self.script.popleft() if self.script else "stored"
         if step == "dropped":
             raise PublishFailed("no answer")
         if step == "fenced":
@@ -97,6 +97,7 @@ class Wire:
 
     def __init__(self, *script: str) -> None:
         self.log: list[tuple[str, object]] = []
+        self.events: list[TaskEvent] = []
         self._script = deque(script)
         self.objects: dict[str, bytes] = {}
         self.beat = asyncio.Event()
@@ -133,11 +134,21 @@ class Wire:
         self.beat.set()
 
     async def emit(self, event: TaskEvent) -> None:
+        self.events.append(event)
         self.log.append(("event", event.kind))
 
     async def put(self, name: str, data: bytes) -> ArtifactRef:
         self.objects[name] = data
         return ArtifactRef(object=name, size=len(data), sha256=sha256(data).hexdigest())
+
+    async def get(self, ref: ArtifactRef) -> bytes:
+        data = self.objects.get(ref.object, b"")
+        if sha256(data).hexdigest() != ref.sha256:
+            raise ArtifactLost(ref.object)
+        return data
+
+    async def delete(self, ref: ArtifactRef) -> None:
+        self.objects.pop(ref.object, None)
 
 
 class Scripted:

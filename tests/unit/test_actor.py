@@ -20,6 +20,8 @@ class Work:
     def __init__(self) -> None:
         self.gates: dict[str, asyncio.Event] = {}
         self.failures: dict[str, Exception] = {}
+        self.clear = asyncio.Event()
+        self.clear.set()
 
     async def __call__(self, delivery: Delivery) -> object:
         self.gates[delivery.id] = asyncio.Event()
@@ -31,6 +33,9 @@ class Work:
     def give_back(self) -> None:
         for gate in self.gates.values():
             gate.set()
+
+    async def cleared(self) -> None:
+        await self.clear.wait()
 
 
 class Setting:
@@ -51,7 +56,7 @@ class Setting:
         async def close() -> None:
             self.closed.set()
 
-        return ActorParts(settle=self.work, acks=self.wire, close=close)
+        return ActorParts(settle=self.work, acks=self.wire, close=close, sandbox="bwrap")
 
 
 @pytest.fixture
@@ -104,6 +109,23 @@ async def test_each_supervisor_hears_of_its_own_deliveries_only(setting: Setting
     assert not mine.done()
     setting.work.gates[ONE.id].set()
     assert (await mine).finished == [ONE.id]
+
+
+async def test_stopping_waits_until_what_tasks_have_left_is_cleared_away(setting: Setting):
+    setting.work.clear.clear()
+    await setting.actor.hello("s")
+    stopping = asyncio.create_task(setting.actor.stop(0))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not setting.closed.is_set()
+    setting.work.clear.set()
+    await stopping
+    assert setting.closed.is_set()
+
+
+async def test_hello_tells_what_confines_commands_and_no_other_answer_does(setting: Setting):
+    assert (await setting.actor.hello("s")).sandbox == "bwrap"
+    assert (await setting.actor.submit("s", [ONE])).sandbox == ""
 
 
 async def test_hello_tells_what_is_held_for_whom(setting: Setting):

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from agent_actors.contract import ArtifactRef
 from agent_actors.ledger import (
     AckCopy,
     Announce,
@@ -21,6 +22,7 @@ from agent_actors.ledger import (
     TaskRecord,
     begin,
     commit,
+    keep,
     never_begun,
     release,
     status_of,
@@ -234,6 +236,31 @@ def test_a_delivery_that_was_given_back_can_begin_no_more():
     assert begin(release(running(), LATER), claim()) == Stale()
 
 
+# What is kept of the work.
+
+OBJECT = ArtifactRef(object="t/theirs/turns/0", size=9, sha256="00")
+
+
+def test_what_is_kept_changes_nothing_else_and_leaves_the_lease_as_it_is():
+    kept = keep(running(), [OBJECT], [b"a turn"], LATER)
+    assert kept == running(turns=[OBJECT], recent_turns=[b"a turn"], updated=LATER)
+
+
+@pytest.mark.parametrize("by", [source(delivered=2), source(23)], ids=["later", "a copy"])
+@pytest.mark.parametrize("given_back", [True, False])
+def test_what_is_kept_is_there_for_whoever_takes_over(by, given_back):
+    found = keep(running(), [OBJECT], [b"a turn"], NOW)
+    found = release(found, NOW) if given_back else found
+    verdict = begin(found, claim(by), rival_queued=False)
+    assert isinstance(verdict, Run)
+    assert (verdict.record.turns, verdict.record.recent_turns) == ([OBJECT], [b"a turn"])
+
+
+def test_a_task_that_has_ended_keeps_nothing_of_the_way_there():
+    kept = keep(running(), [OBJECT], [b"a turn"], NOW)
+    assert commit(kept, "completed", DONE, NOW, None) == ended()
+
+
 # What others see, and what is stored.
 
 
@@ -291,6 +318,8 @@ records = st.builds(
     lease=st.text(),
     result=st.just(NO_RESULT) | results,
     dead_letter=st.none() | st.builds(DeadLetterReason, reason=st.text(), error=st.text()),
+    turns=st.lists(st.builds(ArtifactRef, object=st.text(), size=counts, sha256=st.text())),
+    recent_turns=st.lists(st.binary()),
 )
 
 

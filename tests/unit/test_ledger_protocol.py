@@ -4,7 +4,8 @@ A world has some copies of one task in the queue and one record. In every state 
 reached, breadth first, everything that may happen next does: any message still queued is
 delivered again, any attempt takes its next step, any write is done but its answer lost, a
 supervisor takes an attempt for dead and releases it, the duplicate window runs out, the
-consumer is made anew, a message is purged.
+consumer is made anew, a message is purged. An attempt may keep a turn of its work first, which
+is a write like any other.
 
 A crash is an attempt that takes no further step. So it needs no step of its own; instead, in
 each state, one more delivery is followed to its end while all others stand still for ever.
@@ -51,6 +52,7 @@ class Rules(NamedTuple):
     consumer_made_anew: bool = False
     one_is_purged: bool = False
     answers_to_lose: float = math.inf
+    turns: int = 0
     compare_and_set: bool = True
     begin: Begin = ledger.begin
 
@@ -84,6 +86,7 @@ class World(NamedTuple):
     letters: int
     window: frozenset[str]
     answers_to_lose: float
+    kept: tuple[bytes, ...]
     attempts: tuple[tuple[Handout, Step], ...]
 
 
@@ -103,6 +106,8 @@ EVERYTHING_HAPPENS = [
     # Attempts at two messages that are both gone may take over from each other for as long as
     # answers get lost, so that the search would not end.
     Rules(copies=2, deliveries=3, one_is_purged=True, answers_to_lose=1),
+    Rules(copies=1, deliveries=3, turns=2),
+    Rules(copies=2, deliveries=3, turns=1),
 ]
 MORE_OF_IT = [
     Rules(copies=2, deliveries=4),
@@ -110,6 +115,8 @@ MORE_OF_IT = [
     Rules(copies=2, deliveries=3, consumer_made_anew=True),
     Rules(copies=2, deliveries=3, one_is_purged=True, answers_to_lose=2),
     Rules(copies=3, deliveries=4),
+    Rules(copies=1, deliveries=4, turns=2),
+    Rules(copies=2, deliveries=3, turns=2, window_expires=True),
 ]
 
 
@@ -164,6 +171,13 @@ def waits_for_the_dead(found, claim, *, rival_queued=None):
     return Stale() if found is not None and found.state == "running" else verdict
 
 
+def forgets_turns(found, claim, *, rival_queued=None):
+    verdict = ledger.begin(found, claim, rival_queued=rival_queued)
+    if isinstance(verdict, Run):
+        return Run(msgspec.structs.replace(verdict.record, recent_turns=[]))
+    return verdict
+
+
 @pytest.mark.parametrize(
     ("rules", "fault"),
     [
@@ -182,6 +196,14 @@ def waits_for_the_dead(found, claim, *, rival_queued=None):
         (
             Rules(copies=1, deliveries=2, begin=waits_for_the_dead),
             "a task that no further delivery ends",
+        ),
+        (
+            Rules(copies=1, deliveries=2, turns=1, begin=forgets_turns),
+            "a turn that was kept is lost",
+        ),
+        (
+            Rules(copies=1, deliveries=2, turns=1, compare_and_set=False),
+            "a turn that was kept is lost",
         ),
     ],
     ids=name_of,
@@ -207,6 +229,7 @@ def search(rules: Rules) -> Found:
         letters=0,
         window=frozenset(),
         answers_to_lose=rules.answers_to_lose,
+        kept=(),
         attempts=(),
     )
     before: dict[World, World | None] = {start: None}
@@ -236,9 +259,21 @@ def fault_in(world: World, rules: Rules) -> str:
         return "a copy inside the window"
     if not rules.one_is_purged and not any(world.queued) and not (world.results and world.letters):
         return "every copy acked and nothing announced"
+    if not kept_in_order(world):
+        return "a turn that was kept is lost"
     if world.results and bytes(decoded(world.record).result) not in world.results:
         return "the record tells another result than was announced"
     return "" if all(rescued(world, rules)) else "a task that no further delivery ends"
+
+
+def kept_in_order(world: World) -> bool:
+    """Tell whether the record, or the result, still has each turn whose keeping was confirmed."""
+    if not world.kept:
+        return True
+    record = decoded(world.record)
+    turns = result_of(record)["turns"] if record.is_terminal else map(str, record.recent_turns)
+    there = iter(turns)
+    return all(str(turn) in there for turn in world.kept)
 
 
 def rescued(world: World, rules: Rules) -> Iterator[bool]:
@@ -325,6 +360,8 @@ def outcomes(
         case ("run", revision, record):
             yield world, (("write", revision, commit(record, handout), "announce"),)
             yield world, (("write", revision, release(record), "nak"),)
+            if turns_of(record, handout) < rules.turns:
+                yield world, (("write", revision, keep(record, handout), "go on"),)
         case ("announce", record):
             yield announced(world, record), (("letter", record),)
         case ("letter", _):
@@ -338,11 +375,11 @@ def writes(world: World, step: Step, rules: Rules) -> Iterator[tuple[World, tupl
     _, revision, record, following = step
     if world.revision == revision or not rules.compare_and_set:
         after = written(world, record)
-        yield after, resolved(following, after.revision, record)
+        yield told(after, record, following), resolved(following, after.revision, record)
         if world.answers_to_lose:  # the same write again
             yield after._replace(answers_to_lose=world.answers_to_lose - 1), (step,)
     elif world.record == record:
-        yield world, resolved(following, world.revision, record)
+        yield told(world, record, following), resolved(following, world.revision, record)
     elif following == "run":
         yield world, (READ_AGAIN,)
     else:  # fenced out
@@ -352,12 +389,19 @@ def writes(world: World, step: Step, rules: Rules) -> Iterator[tuple[World, tupl
 def resolved(following: str, revision: int, record: bytes) -> tuple[Step, ...]:
     """Return what comes after a write that won. A nak brings what any message may expect."""
     match following:
-        case "run":
+        case "run" | "go on":
             return (("run", revision, record),)
         case "announce":
             return (("announce", record),)
         case _:
             return ()
+
+
+def told(world: World, record: bytes, following: str) -> World:
+    """Note which turns an attempt knows to be kept: those nobody may lose from now on."""
+    return (
+        world._replace(kept=tuple(decoded(record).recent_turns)) if following == "go on" else world
+    )
 
 
 def written(world: World, record: bytes) -> World:
@@ -407,8 +451,29 @@ def judged(
 
 @cache
 def commit(record: bytes, handout: Handout) -> bytes:
-    result = msgspec.json.encode({"by": handout})
+    turns = [str(turn) for turn in decoded(record).recent_turns]
+    result = msgspec.json.encode({"by": handout, "turns": turns})
     return stored(ledger.commit(decoded(record), "failed", result, NOW, WHY))
+
+
+@cache
+def keep(record: bytes, handout: Handout) -> bytes:
+    running = decoded(record)
+    turns = [*running.recent_turns, turn_of(handout)]
+    return stored(ledger.keep(running, running.turns, turns, NOW))
+
+
+@cache
+def turns_of(record: bytes, handout: Handout) -> int:
+    return decoded(record).recent_turns.count(turn_of(handout))
+
+
+def turn_of(handout: Handout) -> bytes:
+    return msgspec.json.encode(handout)
+
+
+def result_of(record: TaskRecord) -> dict[str, Any]:
+    return msgspec.json.decode(record.result)
 
 
 @cache

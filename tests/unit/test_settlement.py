@@ -1,6 +1,7 @@
 """One delivery from beginning to end, over scripted ports."""
 
 import asyncio
+from collections.abc import Callable, Sequence
 
 import msgspec
 import pytest
@@ -10,19 +11,22 @@ from agent_actors import patience
 from agent_actors.config import PoolConfig, RoleConfig
 from agent_actors.contract import AgentResult, AgentTask, encode
 from agent_actors.errors import (
+    FencedOut,
     ModelRefused,
     ModelUnavailable,
+    PermissionDenied,
     StreamMissing,
 )
-from agent_actors.execution import PROPOSAL, ExecuteAgentTask
+from agent_actors.execution import PROPOSAL, TOOLS, ExecuteAgentTask
 from agent_actors.leases import Leases
 from agent_actors.ledger import TaskRecord
-from agent_actors.oversize import fit_result
-from agent_actors.ports import Message
+from agent_actors.oversize import MAX_EVENT_BYTES, fit_event, fit_result
+from agent_actors.ports import AttemptRecord, ExecutionRequest, Message, Strategy
 from agent_actors.settlement import SettleDelivery, agent_for
 
 MAX_PAYLOAD = 256 * 1024
 TASK = b'{"task_id": "t-1", "task_description": "do it"}'
+WITH_TOOLS = b'{"task_id": "t-1", "task_description": "do it", "enable_tools": true}'
 
 
 @pytest.fixture(autouse=True)
@@ -42,8 +46,14 @@ class Bench:
         wire: Wire | None = None,
         queue: Queue | None = None,
         pool: PoolConfig | None = None,
+        tools: Strategy | None = None,
     ) -> None:
         self.strategy = strategy or Scripted()
+        self.cleared: list[tuple[str, str]] = []
+        self.clearing_fails: list[Exception] = []
+        strategies: dict[str, Strategy] = {PROPOSAL: self.strategy}
+        if tools:
+            strategies[TOOLS] = tools
         self.ledger = ledger or MemoryLedger()
         self.wire = wire or Wire()
         self.settle = SettleDelivery(
@@ -51,14 +61,20 @@ class Bench:
             pool_name="dev",
             pool=pool or PoolConfig(),
             max_payload_bytes=MAX_PAYLOAD,
-            execute=ExecuteAgentTask({PROPOSAL: self.strategy}, noon),
+            execute=ExecuteAgentTask(strategies, noon),
             leases=Leases(self.ledger, queue or Queue(), noon),
             publisher=self.wire,
             acks=self.wire,
             artifacts=self.wire,
             events=self.wire,
             clock=noon,
+            clear_away=self.clear_away,
         )
+
+    async def clear_away(self, task_id: str, status: str) -> None:
+        self.cleared.append((task_id, status))
+        if self.clearing_fails:
+            raise self.clearing_fails.pop()
 
     @property
     def result(self) -> AgentResult:
@@ -389,6 +405,214 @@ async def test_progress_is_told_as_events():
     bench = Bench()
     await bench.settle(delivery())
     assert [what for verb, what in bench.wire.log if verb == "event"] == ["started", "finished"]
+
+
+# Agents with tools: what they keep, what they tell, what they leave behind.
+
+
+class Turns:
+    """A strategy that keeps one entry a step, and then does what the step says."""
+
+    def __init__(self, *script: Callable[[], object] | Exception) -> None:
+        self.script = list(script)
+        self.found: list[Sequence[bytes]] = []
+
+    async def run(self, request: ExecutionRequest, record: AttemptRecord) -> None:
+        self.found.append(await record.journal.entries())
+        while self.script:
+            step = self.script.pop(0)
+            await record.journal.append(b"%d left" % len(self.script))
+            if isinstance(step, Exception):
+                raise step
+            step()
+
+
+def nothing() -> None:
+    """Go on to the next turn."""
+
+
+async def test_the_lease_that_the_turns_have_changed_ends_the_task():
+    bench = Bench(tools=Turns(nothing, nothing))
+    assert await bench.settle(delivery(WITH_TOOLS)) == "completed"
+    assert [(r.state, len(r.recent_turns)) for r in bench.ledger.history] == [
+        ("running", 0),
+        ("running", 1),
+        ("running", 2),
+        ("completed", 0),
+    ]
+    assert bench.wire.verbs == ["publish", "ack"]
+
+
+async def test_a_retry_goes_on_from_what_was_kept():
+    turns = Turns(nothing, ModelUnavailable("503"), nothing)
+    bench = Bench(tools=turns)
+    assert await bench.settle(delivery(WITH_TOOLS)) == "retried"
+    assert not bench.cleared
+    assert await bench.settle(delivery(WITH_TOOLS, num_delivered=2)) == "completed"
+    assert turns.found == [[], [b"2 left", b"1 left"]]
+
+
+async def test_an_attempt_that_cannot_keep_its_turn_stops_without_a_word():
+    bench = Bench()
+    other = Bench(ledger=bench.ledger)
+
+    class TakenOver(Turns):
+        async def run(self, request: ExecutionRequest, record: AttemptRecord) -> None:
+            await other.settle(delivery(num_delivered=2))
+            await super().run(request, record)
+            pytest.fail("it went on")
+
+    bench = Bench(ledger=bench.ledger, tools=TakenOver(nothing))
+    assert await bench.settle(delivery(WITH_TOOLS)) == "fenced"
+    assert not bench.wire.verbs
+    assert not bench.cleared
+
+
+@pytest.mark.parametrize("error", [PermissionDenied("denied"), StreamMissing("no bucket")])
+async def test_a_journal_that_cannot_be_written_leaves_the_message_unacked(error: Exception):
+    bench = Bench(tools=Turns(nothing))
+    write = bench.ledger.write
+
+    async def refuses_turns(key: str, record: TaskRecord, revision: int) -> int:
+        if record.recent_turns:
+            raise error
+        return await write(key, record, revision)
+
+    bench.ledger.write = refuses_turns
+    with pytest.raises(type(error)):
+        await bench.settle(delivery(WITH_TOOLS))
+    assert not bench.wire.verbs
+
+
+class SlowTurn(MemoryLedger):
+    """A ledger that stores a turn and answers only when told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stored, self.answers = asyncio.Event(), asyncio.Event()
+
+    async def write(self, key: str, record: TaskRecord, revision: int) -> int:
+        revision = await super().write(key, record, revision)
+        if record.recent_turns and not self.answers.is_set():
+            self.stored.set()
+            await self.answers.wait()
+        return revision
+
+
+async def test_a_turn_on_its_way_when_time_is_up_does_not_fence_out_its_own_attempt():
+    ledger = SlowTurn()
+    bench = Bench(tools=Turns(nothing), ledger=ledger)
+    timed = WITH_TOOLS[:-1] + b', "constraints": {"timeout": 0.01}}'
+    settling = asyncio.create_task(bench.settle(delivery(timed)))
+    await ledger.stored.wait()
+    done, _ = await asyncio.wait([settling], timeout=0.05)
+    assert not done
+    ledger.answers.set()
+    assert await settling == "failed"
+    assert bench.result.error_type == "TaskTimeout"
+
+
+async def test_a_turn_on_its_way_when_the_task_is_given_back_is_there_for_the_next_attempt():
+    ledger = SlowTurn()
+    bench = Bench(tools=Turns(nothing), ledger=ledger)
+    settling = asyncio.create_task(bench.settle(delivery(WITH_TOOLS)))
+    await ledger.stored.wait()
+    bench.settle.give_back()
+    ledger.answers.set()
+    assert await settling == "released"
+    assert (bench.record().state, bench.record().recent_turns) == ("waiting", [b"0 left"])
+
+
+async def test_a_turn_that_lost_the_task_while_time_ran_out_ends_as_fenced():
+    ledger = SlowTurn()
+    bench = Bench(tools=Turns(nothing), ledger=ledger)
+
+    async def lost(key: str, record: TaskRecord, revision: int) -> int:
+        if record.recent_turns:
+            ledger.stored.set()
+            await ledger.answers.wait()
+            raise FencedOut
+        return await MemoryLedger.write(ledger, key, record, revision)
+
+    ledger.write = lost
+    settling = asyncio.create_task(bench.settle(delivery(WITH_TOOLS)))
+    await ledger.stored.wait()
+    bench.settle.give_back()
+    ledger.answers.set()
+    assert await settling == "fenced"
+    assert not bench.wire.verbs
+
+
+async def test_what_a_task_left_is_cleared_away_once_it_is_acked():
+    bench = Bench(tools=Turns(nothing, ValueError("oops")), pool=PoolConfig(max_attempts=1))
+    assert await bench.settle(delivery(WITH_TOOLS)) == "failed"
+    assert bench.wire.verbs[-1] == "ack"
+    await bench.settle.cleared()
+    assert bench.cleared == [("t-1", "failed")]
+
+
+async def test_turns_in_the_object_store_are_deleted_once_the_task_is_acked():
+    class Big(Turns):
+        async def run(self, request: ExecutionRequest, record: AttemptRecord) -> None:
+            await record.journal.append(b"x" * 100_000)
+
+    bench = Bench(tools=Big())
+    bench.clearing_fails = [OSError(28, "No space left on device")]
+    seen: list[int] = []
+    publish = bench.wire.publish
+
+    async def count_objects(message: Message) -> None:
+        seen.append(len(bench.wire.objects))
+        await publish(message)
+
+    bench.wire.publish = count_objects
+    assert await bench.settle(delivery(WITH_TOOLS)) == "completed"
+    await bench.settle.cleared()
+    assert seen == [1]
+    assert not bench.wire.objects
+
+
+async def test_a_task_without_tools_clears_nothing_and_writes_twice():
+    bench = Bench(tools=Turns())
+    await bench.settle(delivery())
+    await bench.settle.cleared()
+    assert not bench.cleared
+    assert len(bench.ledger.history) == 2
+
+
+async def test_what_an_agent_tells_of_its_work_is_an_event_of_its_attempt():
+    class Telling(Turns):
+        async def run(self, request: ExecutionRequest, record: AttemptRecord) -> None:
+            await record.progress("token", text="I will")
+            await record.progress("tool_call", tool="files", params={"content": "x" * 100_000})
+
+    bench = Bench(tools=Telling())
+    await bench.settle(delivery(WITH_TOOLS))
+    _, token, call, _ = bench.wire.events
+    assert (token.kind, token.detail) == ("token", {"text": "I will"})
+    assert (token.task_id, token.agent_id, token.attempt) == ("t-1", "dev-0", 1)
+    assert call.detail["tool"] == "files"
+    assert call.detail["params"]["content"] == "x" * 2_000 + "… (100000 characters)"
+
+
+LONG = "x" * MAX_EVENT_BYTES
+
+
+@pytest.mark.parametrize(
+    ("detail", "told"),
+    [
+        ({"a": "x" * 5_000}, {"a": "x" * 5_000}),
+        ({"a": [LONG]}, {"a": ["x" * 2_000 + f"… ({len(LONG)} characters)"]}),
+        ({LONG: 1}, {"x" * 2_000 + f"… ({len(LONG)} characters)": 1}),
+        ({"a": ["é" * 1_000] * 9}, {"a": ["é" * 200 + "… (1000 characters)"] * 9}),
+        ({"a": 1, "b": ["y"] * 9_000}, {"a": 1}),
+        ({str(number): 1 for number in range(9_000)}, {}),
+    ],
+    ids=["fits", "a long text", "a long key", "many texts", "a long list", "many keys"],
+)
+def test_an_event_is_cut_to_what_it_may_hold(detail: dict, told: dict):
+    assert fit_event(detail) == told
+    assert len(encode(told)) <= MAX_EVENT_BYTES
 
 
 def test_a_task_overrides_its_pool_within_its_bounds():

@@ -15,15 +15,11 @@ from msgspec import Struct
 from agent_actors.adapters.jetstream.connection import ApiError, Connection
 from agent_actors.adapters.jetstream.tasks import NO_MESSAGE
 from agent_actors.contract import ARTIFACT_BUCKET, ArtifactRef, utc_now
-from agent_actors.errors import AgentActorsError, PermissionDenied
+from agent_actors.errors import ArtifactLost, PermissionDenied
 
 STREAM = f"OBJ_{ARTIFACT_BUCKET}"
 CHUNK_BYTES = 128 * 1024
 REPLACE_HEADERS = {"Nats-Rollup": "sub"}
-
-
-class ArtifactLost(AgentActorsError):
-    """The object is not in the store any more, or not what the reference says."""
 
 
 class ObjectInfo(Struct, frozen=True, kw_only=True):
@@ -77,6 +73,16 @@ class JetStreamArtifacts:
             )
         return data
 
+    async def delete(self, ref: ArtifactRef) -> None:
+        """Remove the object, if it is there, and free its room.
+
+        Raises PublishFailed, PermissionDenied.
+        """
+        info = await self._info(ref.object)
+        if info is not None:
+            await self._purge(_info_subject(info.name))
+            await self._purge(_chunk_subject(info.nuid))
+
     async def _store(self, name: str, data: bytes, digest: str) -> None:
         nuid = secrets.token_hex(11)
         # A server may be set to small messages, and answers with a chunk in base64.
@@ -99,9 +105,12 @@ class JetStreamArtifacts:
 
     async def _drop_chunks(self, nuid: str) -> None:
         """Make room at once when we may; the chunks nobody names expire anyway."""
-        request = msgspec.json.encode({"filter": _chunk_subject(nuid)})
         with contextlib.suppress(PermissionDenied):
-            await self._connection.api(f"STREAM.PURGE.{STREAM}", request)
+            await self._purge(_chunk_subject(nuid))
+
+    async def _purge(self, subject: str) -> None:
+        request = msgspec.json.encode({"filter": subject})
+        await self._connection.api(f"STREAM.PURGE.{STREAM}", request)
 
     async def _info(self, name: str) -> ObjectInfo | None:
         found = await self._message({"last_by_subj": _info_subject(name)})
