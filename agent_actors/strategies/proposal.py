@@ -33,7 +33,7 @@ class GenerateProposal:
         agent = request.agent
         response_format = request.constraints.response_format
         check = answer_check(response_format)
-        temperature = _temperature(agent.temperature, diversity=request.task.diversity)
+        temperature = sampling_temperature(request)
         reply = await self._client.chat(
             ChatRequest(
                 messages=messages(request),
@@ -56,10 +56,28 @@ class GenerateProposal:
         check(reply.content)
 
 
-def _temperature(temperature: float, *, diversity: bool) -> float:
-    if not diversity:
+def sampling_temperature(request: ExecutionRequest) -> float:
+    """Return the agent's temperature, raised for a task that asks for diversity."""
+    temperature = request.agent.temperature
+    if not request.task.diversity:
         return temperature
     return min(MAX_TEMPERATURE, round(temperature * DIVERSITY_FACTOR, TEMPERATURE_DIGITS))
+
+
+def proposal_of(
+    agent: AgentConfig, content: str, *, model: str, temperature: float, tokens: int
+) -> Proposal | None:
+    """Return what the agent proposes; None when there is no text in it."""
+    if not content.strip():
+        return None
+    return Proposal(
+        content=content,
+        author_id=agent.agent_id,
+        author_role=str(agent.role),
+        model=model or agent.model,
+        temperature=temperature,
+        tokens=tokens,
+    )
 
 
 def _write_down(
@@ -74,12 +92,10 @@ def _write_down(
         prompt_tokens=reply.usage.prompt_tokens,
         completion_tokens=reply.usage.completion_tokens,
     )
-    if reply.content.strip():
-        record.proposal = Proposal(
-            content=reply.content,
-            author_id=agent.agent_id,
-            author_role=str(agent.role),
-            model=record.model,
-            temperature=temperature,
-            tokens=reply.usage.completion_tokens,
-        )
+    record.proposal = proposal_of(
+        agent,
+        reply.content,
+        model=record.model,
+        temperature=temperature,
+        tokens=reply.usage.completion_tokens,
+    )

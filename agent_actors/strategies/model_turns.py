@@ -1,0 +1,148 @@
+"""One turn of the model: within the budget, and with room for its answer in the context."""
+
+from collections.abc import Sequence
+
+import structlog
+from msgspec.structs import replace
+
+from agent_actors.errors import ContextExceeded
+from agent_actors.ports import ChatReply, ChatRequest, ExecutionRequest, OfferedTool, VLLMClient
+from agent_actors.strategies.budget import MIN_ANSWER_TOKENS, Budget
+from agent_actors.strategies.course import Course
+from agent_actors.strategies.finish import Tools
+from agent_actors.strategies.saved_turns import Replied, Trimmed, Warned
+from agent_actors.strategies.shortening import head_of
+
+log = structlog.get_logger()
+
+# Shares of the context: how full it may get, how full it is after outputs were dropped (so that
+# not each turn drops some), and what is kept free for an answer that might take much.
+FULL = 0.95
+AFTER_DROPPING = 0.7
+ANSWER = 0.25
+
+NO_CALLS = "none"
+
+
+class ModelTurns:
+    """Asks the model for its next turn, and takes note of it in the task's course."""
+
+    def __init__(  # noqa: PLR0913 - a request has many parts
+        self,
+        client: VLLMClient,
+        tools: Tools,
+        course: Course,
+        budget: Budget,
+        request: ExecutionRequest,
+        *,
+        temperature: float,
+        tool_choice: str,
+        live_tokens: bool,
+        context_tokens: int | None,
+    ) -> None:
+        self._client = client
+        self._tools = tools
+        self._course = course
+        self._record = course.record
+        self._budget = budget
+        self._agent = request.agent
+        self._response_format = request.constraints.response_format
+        self._temperature = temperature
+        self._tool_choice = tool_choice
+        self._listener = self._hear if live_tokens else None
+        self._context_tokens = context_tokens
+        self._offered: Sequence[OfferedTool] = ()
+
+    async def ask(self) -> None:
+        """Have the model go on from what has happened so far.
+
+        Raises BudgetExceeded, ModelRefused (ContextExceeded when dropping outputs does not help),
+        ModelUnavailable.
+        """
+        self._offered = await self._tools.offered()
+        reply = await self._reply()
+        if not self._calls_allowed:
+            reply = replace(reply, tool_calls=())
+        self._course.happened(Replied(reply=reply))
+        self._record.note(
+            "turn.answered",
+            model=reply.model or self._agent.model,
+            finish_reason=reply.finish_reason,
+            prompt_tokens=reply.usage.prompt_tokens,
+            completion_tokens=reply.usage.completion_tokens,
+            calls=len(reply.tool_calls),
+        )
+        if reply.tool_calls and reply.content.strip():
+            self._record.note("model.said", text=head_of(reply.content))
+
+    def warn_if_last(self) -> None:
+        """Tell the model, beneath its newest result, when its next turn has to be the last."""
+        if warning := self._budget.warning(self._course.spent, self._expected()):
+            self._course.happened(Warned(text=f"\n\n[{warning}]"))
+            self._record.note("budget.warned", text=warning)
+
+    @property
+    def _calls_allowed(self) -> bool:
+        return self._tool_choice != NO_CALLS and not self._course.flaws["wrong_form"]
+
+    async def _reply(self) -> ChatReply:
+        max_tokens = self._room_for_answer()
+        try:
+            return await self._chat(max_tokens)
+        except ContextExceeded as error:
+            log.warning("context.exceeded", expected=self._expected(), error=str(error))
+            dropped = self._drop(self._expected() // 2)
+            if not dropped and max_tokens <= MIN_ANSWER_TOKENS:
+                raise
+        return await self._chat(max(max_tokens // 2, MIN_ANSWER_TOKENS))
+
+    async def _chat(self, max_tokens: int) -> ChatReply:
+        # Guided decoding would forbid calls, so the form is forced only once the answer is due.
+        in_form = bool(self._course.flaws["wrong_form"])
+        request = ChatRequest(
+            messages=tuple(self._course.conversation.messages),
+            model=self._agent.model,
+            temperature=self._temperature,
+            max_tokens=max_tokens,
+            response_format=self._response_format if in_form else None,
+            tools=self._offered,
+            tool_choice=self._choice() if self._offered else None,
+        )
+        return await self._client.chat(request, self._listener)
+
+    def _choice(self) -> str:
+        return self._tool_choice if self._calls_allowed else NO_CALLS
+
+    def _room_for_answer(self) -> int:
+        """Return how many tokens the answer may have; drop outputs that are in its way.
+
+        The least when there is no room: the estimate is cautious, and the server knows better.
+        """
+        wanted, limit = self._agent.max_tokens, self._context_tokens
+        if limit is not None:
+            kept_free = min(wanted, int(limit * ANSWER))
+            if self._expected() + kept_free > limit * FULL:
+                self._drop(self._expected() + kept_free - int(limit * AFTER_DROPPING))
+            room = int(limit * FULL) - self._expected()
+            wanted = min(wanted, max(room, MIN_ANSWER_TOKENS))
+        return self._budget.answer_tokens(self._course.spent, self._expected(), wanted)
+
+    def _drop(self, tokens: int) -> bool:
+        """Drop the oldest outputs that have about so many tokens; tell whether there are any."""
+        indices = self._course.conversation.oldest_outputs(tokens)
+        if indices:
+            before = self._characters()
+            self._course.happened(Trimmed(indices=indices))
+            self._record.note(
+                "context.trimmed", outputs=len(indices), characters=before - self._characters()
+            )
+        return bool(indices)
+
+    def _characters(self) -> int:
+        return sum(len(message.content or "") for message in self._course.conversation.messages)
+
+    def _expected(self) -> int:
+        return self._course.conversation.expected_tokens(self._offered)
+
+    async def _hear(self, text: str) -> None:
+        await self._record.progress("token", text=text)
