@@ -11,11 +11,20 @@ import socket
 from collections.abc import Iterator
 from email.utils import format_datetime
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
 from structlog.testing import capture_logs
+from support.model_client import (
+    ANSWER,
+    COMPLETION,
+    DEAD_URL,
+    PATIENCE_S,
+    QUESTION,
+    client,
+    failing,
+    noticing_hang_up,
+)
 from support.raw_http import Answer, Exchange, raw_server, response, sends
 
 from agent_actors.adapters.vllm import VLLMHTTPClient
@@ -28,39 +37,7 @@ from agent_actors.errors import (
     ModelReplyInvalid,
     ModelUnavailable,
 )
-from agent_actors.ports import ChatMessage, ChatRequest
-
-PATIENCE_S = 10.0
-COMPLETION = msgspec.json.encode(
-    {
-        "id": "chatcmpl-1",
-        "model": "tiny",
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": "Use a deque."},
-                "finish_reason": "stop",
-            }
-        ],
-        "usage": {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12},
-    }
-)
-ANSWER = response(COMPLETION)
-QUESTION = ChatRequest(messages=(ChatMessage(role="user", content="Implement a queue"),))
-DEAD_URL = "http://127.0.0.1:1"
-
-
-def client(*urls: str, api_key: str = "", **limits: Any) -> VLLMHTTPClient:
-    """A client that retries at once and never probes, unless a test wants it otherwise."""
-    settings = {"retry_base_s": 0.001, "probe_interval_s": 1_000.0, **limits}
-    return VLLMHTTPClient(urls, api_key=api_key, settings=VllmConfig(**settings))
-
-
-def failing(status: int, **headers: str) -> Answer:
-    body = msgspec.json.encode(
-        {"error": {"message": "oh", "type": "E", "param": None, "code": status}}
-    )
-    return sends(response(body, status, **headers))
+from agent_actors.ports import ChatRequest
 
 
 async def close(exchange: Exchange) -> None:
@@ -69,19 +46,6 @@ async def close(exchange: Exchange) -> None:
 
 async def reset(exchange: Exchange) -> None:
     exchange.reset()
-
-
-def noticing_hang_up(start: bytes = b"") -> tuple[Answer, asyncio.Event, asyncio.Event]:
-    """An answer that never ends, and two events: it began, and the client hung up."""
-    begun, hung_up = asyncio.Event(), asyncio.Event()
-
-    async def answer(exchange: Exchange) -> None:
-        await exchange.send(start)
-        begun.set()
-        await exchange.hung_up()
-        hung_up.set()
-
-    return answer, begun, hung_up
 
 
 class TestAsking:
@@ -207,8 +171,9 @@ class TestSession:
                 await asking.chat(QUESTION)
         assert server.requests[0].headers["authorization"] == "Bearer sk-1"
 
-    async def test_closing_aborts_what_is_under_way_and_asks_nobody_again(self):
-        answer, begun, hung_up = noticing_hang_up()
+    @pytest.mark.parametrize("start", [b"", ANSWER[:-9]])
+    async def test_closing_aborts_what_is_under_way_and_asks_nobody_again(self, start: bytes):
+        answer, begun, hung_up = noticing_hang_up(start)
         async with raw_server(answer) as server:
             asking = client(server.url)
             under_way = asyncio.create_task(asking.chat(QUESTION))

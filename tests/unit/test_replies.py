@@ -19,7 +19,13 @@ from agent_actors.adapters.vllm.replies import (
     retry_after_s,
 )
 from agent_actors.contract import Usage
-from agent_actors.errors import ModelRefused, ModelReplyInvalid, ModelUnavailable
+from agent_actors.errors import (
+    ContextExceeded,
+    ModelRefused,
+    ModelReplyInvalid,
+    ModelUnavailable,
+)
+from agent_actors.ports import ToolCall
 
 JSON = {"Content-Type": "application/json"}
 NOW = datetime(2026, 5, 4, 12, 0, 0, tzinfo=UTC)
@@ -109,9 +115,106 @@ def test_null_content_cut_off_by_max_tokens_is_an_empty_answer():
     assert read(completion(choices=[choice(None, "length")])).content == ""
 
 
+def call(arguments: object = "{}", *, id: object = "c-1", name: object = "read_file"):  # noqa: A002 - vLLM's
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def calls_of(*calls: object, content: object = None, finish: str = "tool_calls"):
+    reply = read(completion(choices=[choice(content, finish, tool_calls=list(calls))]))
+    assert (reply.content, reply.finish_reason) == (content or "", finish)
+    return [(each.id, each.function.name, each.function.arguments) for each in reply.tool_calls]
+
+
+@pytest.mark.parametrize(
+    ("content", "finish"),
+    [
+        (None, "tool_calls"),  # called by itself
+        ("", "tool_calls"),  # because it was required
+        ("", "stop"),  # by name
+        ("Let me see.", "tool_calls"),
+    ],
+)
+def test_tool_calls_are_read_whatever_stands_beside_them(content: str | None, finish: str):
+    assert calls_of(
+        call('{"path": "a.py"}'),
+        call("{}", id="c-2", name="list_files"),
+        content=content,
+        finish=finish,
+    ) == [("c-1", "read_file", '{"path": "a.py"}'), ("c-2", "list_files", "{}")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ('{"a": 1', '{"a": 1'),
+        ("Paris", "Paris"),
+        ({"a": [1, None], "b": "dè"}, '{"a":[1,null],"b":"dè"}'),
+        ([1], "[1]"),
+        (7, "7"),
+        (2**70, str(2**70)),
+        (None, "{}"),
+        ("", "{}"),
+        (" \n", "{}"),
+    ],
+)
+def test_arguments_are_json_text_however_they_came(arguments: object, expected: str):
+    assert calls_of(call(arguments)) == [("c-1", "read_file", expected)]
+
+
+def test_arguments_that_are_not_there_are_none():
+    bare = {"id": "c-1", "type": "function", "function": {"name": "list_files"}}
+    assert calls_of(bare) == [("c-1", "list_files", "{}")]
+
+
+def test_arguments_that_were_cut_off_are_not_taken_for_none():
+    assert calls_of(call(""), finish="length") == [("c-1", "read_file", "")]
+
+
+def test_a_call_without_a_name_is_for_the_model_to_hear_of():
+    nameless = [call(name=None), call(name="", id="c-2"), {"id": "c-3", "function": None}]
+    assert calls_of(*nameless) == [("c-1", "", "{}"), ("c-2", "", "{}"), ("c-3", "", "{}")]
+
+
+def test_calls_without_an_id_of_their_own_get_one():
+    same = [call(), call(), call(id=None), call(id=""), {"function": {"name": "read_file"}}]
+    ids = [call_id for call_id, _, _ in calls_of(*same)]
+    assert ids[0] == "c-1"
+    assert len(set(ids)) == 5
+    # What Mistral's chat template takes.
+    assert all(len(made) == 9 and made.isalnum() for made in ids[1:])
+
+
+@pytest.mark.parametrize("calls", [None, []])
+def test_no_calls_are_no_calls(calls: object):
+    assert read(completion(choices=[choice("Hello.", tool_calls=calls)])).tool_calls == ()
+
+
+def test_calls_can_be_sent_back():
+    reply = read(completion(choices=[choice(None, "tool_calls", tool_calls=[call()])]))
+    assert isinstance(reply.tool_calls[0], ToolCall)
+    assert encode(reply.tool_calls) == (
+        b'[{"type":"function","id":"c-1","function":{"name":"read_file","arguments":"{}"}}]'
+    )
+
+
 @pytest.mark.parametrize(
     ("body", "headers", "message"),
     [
+        (
+            completion(choices=[choice(None, "tool_calls", tool_calls="read_file")]),
+            JSON,
+            "at `$.choices[0].message.tool_calls`",
+        ),
+        (
+            completion(choices=[choice(None, "tool_calls", tool_calls=[7])]),
+            JSON,
+            "at `$.choices[0].message.tool_calls[0]`",
+        ),
+        (
+            completion(choices=[choice("", "stop", tool_calls=[call(name=7)])]),
+            JSON,
+            "at `$.choices[0].message.tool_calls[0].function.name`",
+        ),
         (without("choices"), JSON, "answered without choices"),
         (completion(choices=[]), JSON, "answered with no choice in choices"),
         (completion(choices=None), JSON, "answered with no choice in choices"),
@@ -247,6 +350,36 @@ def test_a_refusal_carries_what_the_server_said(status: int, body: object, messa
     assert str(refusal).startswith(f"http://model:8000 refused the request: {message}")
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": "too long", "param": "input_tokens", "code": 400}},
+        {"error": {"message": "far too long", "param": "input_text", "code": 400}},
+        {"error": {"message": LENGTH, "param": None, "code": 400}},
+        {"object": "error", "message": LENGTH, "param": None, "code": 400},
+    ],
+)
+def test_a_prompt_that_is_too_long_is_a_refusal_of_its_own(body: object):
+    refusal = read_failure(endpoint(), 400, JSON, encode(body))
+    assert type(refusal) is ContextExceeded
+    assert refusal.error_type == "ContextExceeded"
+    assert "refused the request: HTTP 400: " in str(refusal)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": "max_tokens=9000 cannot be greater", "param": "max_tokens"}},
+        {"error": "Unauthorized"},
+        {"error": {"message": 7, "param": 7}},
+        b"input_tokens",
+    ],
+)
+def test_other_refusals_say_nothing_of_the_prompt(body: object):
+    data = body if isinstance(body, bytes) else encode(body)
+    assert type(read_failure(endpoint(), 400, JSON, data)) is ModelRefused
+
+
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 529])
 def test_a_busy_or_broken_server_is_tried_again(status: int):
     body = encode({"error": {"message": "oh", "type": "E", "param": None, "code": status}})
@@ -329,7 +462,9 @@ def test_no_error_body_can_break_the_client(status: int, body: bytes):
         st.none() | st.booleans() | st.floats() | st.text() | st.integers(),
         lambda inner: (
             st.lists(inner)
-            | st.dictionaries(st.sampled_from(["choices", "error", "message", "code"]), inner)
+            | st.dictionaries(
+                st.sampled_from(["choices", "error", "message", "code", "tool_calls"]), inner
+            )
         ),
     )
 )

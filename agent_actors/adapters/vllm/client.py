@@ -75,6 +75,7 @@ class VLLMHTTPClient:
         self._lengths = ContextLengths(self._endpoints, settings)
         self._headers = _headers(key, agent_id, role)
         self._session: aiohttp.ClientSession | None = None
+        self._arriving: set[aiohttp.ClientResponse] = set()
         self._prober: asyncio.Task[None] | None = None
 
     @classmethod
@@ -135,6 +136,9 @@ class VLLMHTTPClient:
             await asyncio.wait({prober})
         for endpoint in self._endpoints.unhealthy():
             endpoint.recovered()  # nobody probes it any more: a new session begins anew
+        # Closing aiohttp's session does not wake up who is reading a body.
+        for response in self._arriving:
+            response.close()
         if session is not None:
             await session.close()
 
@@ -186,8 +190,12 @@ class VLLMHTTPClient:
             )
         except FAILURES as error:
             raise connection_failure(endpoint, error, self._settings) from None
-        async with response:  # leaving early hangs up
-            reply = await self._reply(endpoint, response, teller)
+        self._arriving.add(response)
+        try:
+            async with response:  # leaving early hangs up
+                reply = await self._reply(endpoint, response, teller)
+        finally:
+            self._arriving.discard(response)
         endpoint.answered()
         log.debug(
             "model.reply",

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import Struct
 
 from agent_actors.adapters.vllm.endpoints import Endpoint
 from agent_actors.adapters.vllm.replies import (
@@ -84,7 +84,7 @@ class _ChunkChoice(Struct):
 
 
 class _Chunk(Struct):
-    choices: list[_ChunkChoice] | UnsetType | None = UNSET
+    choices: list[_ChunkChoice] | None = None
     model: str | None = None
     usage: TokenCounts | None = None
     error: Any = None
@@ -154,8 +154,6 @@ class StreamedAnswer:
             raise error_inside(self._endpoint, data)
         self._completion.model = chunk.model or self._completion.model
         self._completion.usage = chunk.usage or self._completion.usage
-        if chunk.choices is UNSET:
-            return
         for choice in chunk.choices or ():
             if choice.index == 0:
                 self._add(choice)
