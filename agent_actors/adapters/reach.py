@@ -201,7 +201,7 @@ def _is_closed(address: Address) -> bool:
         return False
     if isinstance(address, IPv6Address) and (address not in _GLOBAL_UNICAST or address in _6TO4):
         return True
-    return not address.is_global or address.is_multicast or address.is_reserved
+    return not address.is_global or address.is_multicast
 
 
 def _refuse(reason: str) -> NoReturn:
