@@ -1,0 +1,1 @@
+"""Servers of the Model Context Protocol, written with its SDK, for tests to speak with."""
