@@ -109,6 +109,19 @@ CALL_MADE = {
         }
     ],
 }
+BROKEN_CALLS = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [
+        {
+            "id": f"call-{number}",
+            "type": "function",
+            "function": {"name": "get_weather", "arguments": arguments},
+        }
+        for number, arguments in enumerate(['{"city": "Par', "Paris", '["Paris"]', ""], start=1)
+    ],
+}
+NO_CALLS = {"role": "assistant", "content": "Let me see.", "tool_calls": []}
 CALL_ANSWERED = {"role": "tool", "tool_call_id": "call-1", "content": "sunny"}
 VERDICT = {
     "type": "object",
@@ -174,6 +187,18 @@ TOOL_CALLS = [
         "stop",
         tools=TOOLS,
         messages=[*says("What is the weather in Paris?"), CALL_MADE, CALL_ANSWERED],
+    ),
+    chat(
+        "a conversation with arguments that are no object is answered",
+        "stop",
+        tools=TOOLS,
+        messages=[*says("What is the weather in Paris?"), BROKEN_CALLS, CALL_ANSWERED],
+    ),
+    chat(
+        "an empty list of calls made is taken",
+        "tool_calls",
+        tools=TOOLS,
+        messages=[*says("What is the weather in Paris?"), NO_CALLS],
     ),
     chat("a call cut by length is text", "length", tools=TOOLS, max_tokens=3),
     chat(

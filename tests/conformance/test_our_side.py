@@ -78,22 +78,30 @@ async def test_answer_cut_by_max_tokens_fails_with_what_there_is(server_url: str
 
 
 @pytest.mark.parametrize(
-    ("wrong", "vllm_says"),
+    ("wrong", "error_type", "vllm_says"),
     [
-        ({"model": "nope"}, "The model `nope` does not exist"),
-        ({"description": TOO_LONG}, f"maximum context length is {MODEL_LENGTH_TOKENS} tokens"),
-        ({"max_tokens": 10 * MODEL_LENGTH_TOKENS}, f"max_model_len={MODEL_LENGTH_TOKENS}"),
-        ({"api_key": "wrong"}, "Unauthorized"),
-        ({"api_key": ""}, "Unauthorized"),
+        ({"model": "nope"}, "ModelRefused", "The model `nope` does not exist"),
+        (
+            {"description": TOO_LONG},
+            "ContextExceeded",
+            f"maximum context length is {MODEL_LENGTH_TOKENS} tokens",
+        ),
+        (
+            {"max_tokens": 10 * MODEL_LENGTH_TOKENS},
+            "ModelRefused",
+            f"max_model_len={MODEL_LENGTH_TOKENS}",
+        ),
+        ({"api_key": "wrong"}, "ModelRefused", "Unauthorized"),
+        ({"api_key": ""}, "ModelRefused", "Unauthorized"),
     ],
     ids=["wrong model", "prompt too long", "max_tokens too big", "wrong key", "no key"],
 )
 async def test_refused_task_fails_with_the_words_of_the_server(
-    server_url: str, wrong: dict[str, Any], vllm_says: str
+    server_url: str, wrong: dict[str, Any], error_type: str, vllm_says: str
 ):
     result = (await attempt(server_url, **wrong)).result
 
-    assert (result.status, result.error_type) == ("failed", "ModelRefused")
+    assert (result.status, result.error_type) == ("failed", error_type)
     assert result.error is not None
     assert vllm_says in result.error
 
