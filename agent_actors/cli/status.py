@@ -1,41 +1,51 @@
 """`status` and `pools`: where a task stands, what the service does."""
 
+import sys
 from datetime import datetime
 
 import click
 
 from agent_actors.cli.failure import TASK_FAILED
 from agent_actors.cli.invocation import Invocation, json_option, shared_options
+from agent_actors.cli.plain import plain
 from agent_actors.cli.printing import print_json
-from agent_actors.cli.results import show_result
+from agent_actors.cli.results import DIFF, reference, show_result
 from agent_actors.cli.session import with_client
 from agent_actors.cli.tables import print_table
 from agent_actors.client import AgentClient
 from agent_actors.contract import PoolStatus, ServiceStatus, TaskStatus, utc_now
 
 HEADINGS = ("Pool", "State", "Subjects", "Actors", "Slots used", "Waiting", "Unacked", "Settled")
+NO_SANDBOX = "none"
 
 
 @click.command()
 @click.argument("task_id", required=False)
+@click.option("--diff", is_flag=True, help="Print what the task changed, as a patch.")
 @json_option
 @shared_options
 @click.pass_obj
-def status(invocation: Invocation, *, task_id: str | None, as_json: bool) -> None:
+def status(invocation: Invocation, *, task_id: str | None, diff: bool, as_json: bool) -> None:
     """Show where a task stands, or what the service does.
 
     The exit code is 1 for a task that has failed.
     """
+    if diff and (task_id is None or as_json):
+        raise click.UsageError("--diff goes with a task's id, and without --json")
     if task_id is None:
         service = with_client(invocation, AgentClient.service_status)
         print_json(service) if as_json else _show_service(service)
         return
 
-    async def ask(client: AgentClient) -> TaskStatus:
-        return await client.status(task_id)
+    async def ask(client: AgentClient) -> tuple[TaskStatus, bytes]:
+        task = await client.status(task_id)
+        return task, await _patch(client, task) if diff else b""
 
-    task = with_client(invocation, ask)
-    print_json(task) if as_json else _show_task(task)
+    task, patch = with_client(invocation, ask)
+    if diff:
+        _show_patch(task, patch)
+    else:
+        print_json(task) if as_json else _show_task(task)
     if task.state == "failed":
         raise click.exceptions.Exit(TASK_FAILED)
 
@@ -62,6 +72,23 @@ def _show_task(task: TaskStatus) -> None:
     click.echo(f"{task.task_id} {task.state}  ({meaning[task.state]})")
 
 
+async def _patch(client: AgentClient, task: TaskStatus) -> bytes:
+    """Return the diff of the task's result, wherever it lies; nothing without one."""
+    found = task.result.artifacts.get(DIFF) if task.result else None
+    moved = reference(found)
+    return await client.artifact(moved) if moved else str(found or "").encode()
+
+
+def _show_patch(task: TaskStatus, patch: bytes) -> None:
+    """Print the patch byte for byte, but on a terminal only what can be seen of it."""
+    if not patch:
+        click.echo(f"{task.task_id} is {task.state} and has no diff", err=True)
+    elif sys.stdout.isatty():
+        click.echo(plain(patch.decode(errors="replace")))
+    else:
+        click.echo(patch, nl=False)
+
+
 def _show_service(service: ServiceStatus) -> None:
     since = service.started.astimezone()
     click.echo(
@@ -73,6 +100,18 @@ def _show_service(service: ServiceStatus) -> None:
 
 def _show_pools(found: list[PoolStatus]) -> None:
     print_table(HEADINGS, (_row(pool) for pool in found))
+    for pool in found:
+        for sandbox in sorted({actor.sandbox for actor in pool.actors} - {""}):
+            _show_sandbox(pool, sandbox)
+
+
+def _show_sandbox(pool: PoolStatus, sandbox: str) -> None:
+    actors = [actor.agent_id for actor in pool.actors if actor.sandbox == sandbox]
+    where = "" if len(actors) == len(pool.actors) else f" on {', '.join(actors)}"
+    unconfined = sandbox == NO_SANDBOX
+    said = f"{sandbox} (commands are not confined)" if unconfined else sandbox
+    line = plain(f"{pool.name}: sandbox {said}{where}")
+    click.secho(line, fg="red" if unconfined else None, bold=unconfined)
 
 
 def _row(pool: PoolStatus) -> tuple[object, ...]:

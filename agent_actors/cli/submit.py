@@ -1,19 +1,15 @@
 """`submit`: hand in a task, and wait for its result if asked to."""
 
-import asyncio
 import uuid
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import click
 import msgspec
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from agent_actors.cli.failure import TASK_FAILED
 from agent_actors.cli.invocation import Invocation, json_option, shared_options
+from agent_actors.cli.live import news_of, shown
 from agent_actors.cli.printing import print_json
 from agent_actors.cli.results import show_result
 from agent_actors.cli.session import with_client
@@ -22,12 +18,10 @@ from agent_actors.contract import (
     AgentResult,
     AgentRole,
     AgentTask,
-    TaskEvent,
     decode_task,
     encode,
     task_subject,
 )
-from agent_actors.errors import AgentActorsError
 
 
 class Options(TypedDict):
@@ -93,11 +87,14 @@ def submit(invocation: Invocation, **options: Unpack[Options]) -> None:
     task = task_from(options)
 
     async def hand_in(client: AgentClient) -> AgentResult | None:
+        as_json, wait = options["as_json"], options["wait"]
+        # Looking on begins before the task is there, so that nothing of it is missed.
+        news = await news_of(client, task.task_id) if wait and not as_json else None
         submitted = await client.submit(task)
-        _say_submitted(submitted, task, as_json=options["as_json"], wait=options["wait"])
-        if not options["wait"]:
+        _say_submitted(submitted, task, as_json=as_json, wait=wait)
+        if not wait:
             return None
-        async with _progress(submitted, quiet=options["as_json"]):
+        async with shown(news):
             return await submitted.result(timeout_s=options["timeout"])
 
     result = with_client(invocation, hand_in)
@@ -178,37 +175,3 @@ def _say_submitted(submitted: SubmittedTask, task: AgentTask, *, as_json: bool, 
             "the first one's result counts.",
             err=True,
         )
-
-
-@asynccontextmanager
-async def _progress(submitted: SubmittedTask, *, quiet: bool) -> AsyncGenerator[None]:
-    """Show a line on the terminal that follows the task, for as long as this lasts."""
-    console = Console(stderr=True)
-    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-    if quiet or not console.is_terminal:
-        yield
-        return
-    with Progress(*columns, console=console, transient=True) as progress:
-        following = asyncio.create_task(_follow(submitted, progress))
-        try:
-            yield
-        finally:
-            following.cancel()
-
-
-async def _follow(submitted: SubmittedTask, progress: Progress) -> None:
-    line = progress.add_task("waiting for an agent")
-    with suppress(AgentActorsError):  # whoever may not see events still gets the result
-        async with submitted.events() as events:
-            async for event in events:
-                progress.update(line, description=_words(event))
-
-
-def _words(event: TaskEvent) -> str:
-    match event.kind:
-        case "started":
-            return f"running on {event.agent_id}, attempt {event.attempt}"
-        case "retry":
-            return f"waiting for another attempt: {event.detail.get('error') or 'no answer'}"
-        case _:
-            return "done"

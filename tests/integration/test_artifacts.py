@@ -4,16 +4,25 @@ import io
 import json
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 from support.nats import NatsServer, StartNats
 
-from agent_actors.adapters.jetstream.artifacts import ArtifactLost, JetStreamArtifacts
+from agent_actors.adapters.jetstream.artifacts import JetStreamArtifacts
 from agent_actors.adapters.jetstream.connection import Connection, connect
 from agent_actors.adapters.jetstream.streams import provision
+from agent_actors.client import AgentClient
 from agent_actors.config import Config, NatsConfig, StreamsConfig
 from agent_actors.config_types import Secret
-from agent_actors.contract import ARTIFACT_BUCKET, ArtifactRef
-from agent_actors.errors import PublishFailed, StreamMissing
+from agent_actors.contract import (
+    ARTIFACT_BUCKET,
+    PAYLOAD_MARGIN_BYTES,
+    AgentResult,
+    ArtifactRef,
+    utc_now,
+)
+from agent_actors.errors import ArtifactLost, PublishFailed, StreamMissing
+from agent_actors.oversize import fit_result
 
 pytestmark = pytest.mark.nats
 
@@ -62,6 +71,45 @@ async def test_other_bytes_replace_the_old_ones_and_free_their_room(connection):
 async def test_an_object_that_is_not_there_is_told_so(connection):
     with pytest.raises(ArtifactLost, match="agent_artifacts/gone is not there"):
         await JetStreamArtifacts(connection).get(ArtifactRef(object="gone", size=1, sha256=""))
+
+
+async def test_a_deleted_object_leaves_nothing_and_may_be_deleted_again(connection):
+    artifacts = JetStreamArtifacts(connection)
+    kept = await artifacts.put("kept", b"kept")
+    ref = await artifacts.put("a", BIG)
+    await artifacts.delete(ref)
+    await artifacts.delete(ref)
+    assert (await state(connection))["messages"] == 2
+    assert await artifacts.get(kept) == b"kept"
+    with pytest.raises(ArtifactLost):
+        await artifacts.get(ref)
+
+
+async def test_a_diff_of_five_megabytes_lies_beside_its_result(connection):
+    diff = "".join(f"+line {number} of a long change, with ümlauts\n" for number in range(120_000))
+    files = [{"path": f"src/{number}.py", "added": 1, "deleted": 0} for number in range(40_000)]
+    artifacts: dict = {"diff": diff, "files_changed": files, "commits": [{"commit": "0123"}]}
+    assert len(diff.encode()) > 5_000_000
+    result = AgentResult(
+        task_id="t",
+        agent_id="a",
+        role="DEV",
+        status="completed",
+        success=True,
+        duration_ms=1.0,
+        timestamp=utc_now(),
+        artifacts={**artifacts, "tests": {"passed": 3}},
+    )
+    store = JetStreamArtifacts(connection)
+    limit = connection.nc.max_payload - PAYLOAD_MARGIN_BYTES
+    payload = await fit_result(result, max_bytes=limit, folder="t/lease", store=store)
+    assert len(payload) <= limit
+    told = msgspec.json.decode(payload, type=AgentResult).artifacts
+    assert told["commits"] == artifacts["commits"]
+    assert told["tests"] == {"passed": 3}
+    client = AgentClient(connection)
+    assert (await client.artifact(told["diff"])).decode() == diff
+    assert msgspec.json.decode(await client.artifact(told["files_changed"])) == files
 
 
 async def test_an_object_with_a_lost_chunk_is_not_waited_for(connection):

@@ -19,6 +19,7 @@ from support.nats import NatsServer
 from support.ready import free_port
 from support.until import until
 
+from agent_actors.adapters.jetstream.artifacts import JetStreamArtifacts
 from agent_actors.cli import COMMANDS
 from agent_actors.config import NatsConfig
 from agent_actors.contract import (
@@ -175,6 +176,40 @@ async def test_a_terminal_sees_how_the_task_fares(bench: Bench):
     assert out.startswith(b"t-1 completed")
 
 
+@pytest.mark.nats
+async def test_whoever_waits_sees_what_the_agent_does_from_the_first_event_on(bench: Bench):
+    process = await start(bench.url, "submit", "x", "--task-id", "t-1", "--wait")
+    assert process.stderr is not None
+    assert process.stdout is not None
+    assert await process.stderr.readline() == b"t-1 submitted to agent.tasks.dev\n"
+    name = {"tool": "files", "operation": "read_file"}
+    await bench.tell("t-1", "token", text="I will look.")
+    await bench.tell("t-1", "tool_call", **name, params={"path": "a.py"})
+    await bench.tell("t-1", "tool_result", **name, success=True, duration_ms=1, summary="3 lines")
+    assert (await process.stderr.readline()).decode() == '→ files.read_file path="a.py"\n'
+    assert (await process.stderr.readline()).decode() == "✓ files.read_file 3 lines (1 ms)\n"
+    await bench.record("t-1", "completed")
+    await bench.tell("t-1", "finished")
+    assert (await process.stdout.readline()).startswith(b"t-1 completed")
+    _, err = await process.communicate()
+    assert (process.returncode, err) == (0, b"")
+
+
+@pytest.mark.nats
+async def test_a_program_that_waits_reads_nothing_but_the_result(bench: Bench):
+    process = await start(bench.url, "submit", "x", "--task-id", "t-1", "--wait", "--json")
+
+    async def submitted() -> bool:
+        return (await bench.js.stream_info("AGENT_TASKS")).state.messages == 1
+
+    await until(submitted)
+    await bench.tell("t-1", "tool_call", tool="files", operation="read_file", params={})
+    await bench.record("t-1", "completed")
+    out, err = await process.communicate()
+    assert json.loads(out)["status"] == "completed"
+    assert err == b""
+
+
 class Terminal:
     """What a program shows on its terminal."""
 
@@ -218,6 +253,56 @@ async def test_status_tells_where_a_task_stands(
     assert ended.out.startswith(said)
     as_json = await run(bench.url, "status", "t-1", "--json")
     assert json.loads(as_json.out)["state"] == (state or "unknown")
+
+
+PATCH = b"--- a/x\n+++ b/x\n-old\r\n+\xc3\xbc\x1b[0m\r\n"
+
+
+@pytest.mark.nats
+@pytest.mark.parametrize("where", ["in the result", "in the object store"])
+async def test_status_prints_the_diff_of_a_task_byte_for_byte(bench: Bench, where: str):
+    diff: object = PATCH.decode()
+    if where == "in the object store":
+        diff = await JetStreamArtifacts(bench.link).put("t-1/lease/diff", PATCH)
+    await bench.record("t-1", "completed", result_with={"artifacts": {"diff": diff}})
+    process = await start(bench.url, "status", "t-1", "--diff")
+    assert await process.communicate() == (PATCH, b"")
+    assert process.returncode == 0
+
+
+@pytest.mark.nats
+async def test_status_says_when_there_is_no_diff(bench: Bench):
+    await bench.record("t-1", "completed")
+    assert await run(bench.url, "status", "t-1", "--diff") == Ended(
+        0, "", "t-1 is completed and has no diff\n"
+    )
+    assert (await run(bench.url, "status", "--diff")).code == 2
+
+
+@pytest.mark.nats
+async def test_pools_tell_what_confines_commands_and_shout_when_nothing_does(bench: Bench):
+    def pool(name: str, *sandboxes: str) -> PoolStatus:
+        actors = [
+            ActorStatus(
+                agent_id=f"{name}-{index}", state="running", slots=1, slots_used=0, sandbox=sandbox
+            )
+            for index, sandbox in enumerate(sandboxes)
+        ]
+        return PoolStatus(name=name, subjects=[], state="running", actors=actors)
+
+    async def pools(_: bytes) -> bytes:
+        odd = "unavailable: no bwrap"
+        return encode([pool("a", "bwrap", "bwrap"), pool("b", "none", odd), pool("c", "")])
+
+    await bench.serve({"pools": pools})
+    ended = await run(bench.url, "pools")
+    assert ended.out.splitlines()[-3:] == [
+        "a: sandbox bwrap",
+        "b: sandbox none (commands are not confined) on b-0",
+        "b: sandbox unavailable: no bwrap on b-1",
+    ]
+    as_json = json.loads((await run(bench.url, "pools", "--json")).out)
+    assert as_json[1]["actors"][0]["sandbox"] == "none"
 
 
 @pytest.mark.nats

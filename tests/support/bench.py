@@ -41,7 +41,8 @@ class Bench:
     async def record(self, task_id: str, state: TaskState, **more) -> None:
         """Write the task's record; a terminal state brings a result."""
         if state in {"completed", "failed"}:
-            more["result"] = msgspec.Raw(encode(a_result(task_id, state)))
+            result = a_result(task_id, state, **more.pop("result_with", {}))
+            more["result"] = msgspec.Raw(encode(result))
         record = TaskRecord(
             task_id=task_id,
             state=state,
@@ -56,9 +57,14 @@ class Bench:
     async def announce(self, result: AgentResult) -> None:
         await self.link.publish_stored(response_subject(result.status), encode(result))
 
-    async def tell(self, task_id: str, kind: str) -> None:
+    async def tell(self, task_id: str, kind: str, **detail) -> None:
         event = TaskEvent(
-            task_id=task_id, kind=kind, time=utc_now(), agent_id="default-0", attempt=1
+            task_id=task_id,
+            kind=kind,
+            time=utc_now(),
+            agent_id="default-0",
+            attempt=1,
+            detail=detail,
         )
         await NATSEvents(self.link).emit(event)
 
@@ -73,7 +79,7 @@ class Bench:
         await self.link.nc.flush()
 
 
-def a_result(task_id: str, status: TaskState = "completed") -> AgentResult:
+def a_result(task_id: str, status: TaskState = "completed", **more) -> AgentResult:
     return AgentResult(
         task_id=task_id,
         agent_id="default-0",
@@ -82,6 +88,7 @@ def a_result(task_id: str, status: TaskState = "completed") -> AgentResult:
         success=status == "completed",
         duration_ms=12.5,
         timestamp=datetime(2026, 1, 2, tzinfo=UTC),
+        **more,
     )
 
 
