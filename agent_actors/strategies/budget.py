@@ -58,7 +58,7 @@ class Budget(Struct, frozen=True, kw_only=True):
         """Return what to tell the model when its next turn has to be the last; else nothing."""
         turns_left = self.turns - spent.turns
         if turns_left == 1:
-            return "This was the last but one turn: answer now, without tools."
+            return "One turn is left: answer now, without tools."
         if not self.operations_left(spent):
             return "All tool calls of the budget are used: answer now, without tools."
         if self.tokens - spent.tokens < 2 * (prompt_tokens + MIN_ANSWER_TOKENS):

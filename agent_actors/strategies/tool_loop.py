@@ -132,6 +132,7 @@ class ToolLoop:
         workspace = await self._workspaces.make(request.task.task_id)
         try:
             record.note("workspace.prepared", **await self._prepare(request, workspace))
+            await workspace.mark_baseline()
         except BaseException:
             workspace.close()
             raise
@@ -174,7 +175,7 @@ class ToolLoop:
     def _is_accepted(
         self, answer: str, course: Course, request: ExecutionRequest, check: Check
     ) -> bool:
-        """Propose the answer; tell the model what is wrong with it, or raise once that is in vain."""
+        """Propose the answer; tell the model what is wrong with it, or raise if that is vain."""
         record = course.record
         record.proposal = proposal_of(
             request.agent,
@@ -210,5 +211,5 @@ async def _collect_artifacts(workspace: Workspace, record: AttemptRecord) -> Non
     try:
         async with asyncio.timeout(ARTIFACTS_TIMEOUT_S):
             record.artifacts.update(await workspace.artifacts())
-    except (TimeoutError, ToolError, WorkspaceUnavailable) as error:
+    except (TimeoutError, OSError, ToolError, WorkspaceUnavailable) as error:
         record.note("artifacts.incomplete", error=str(error) or "took too long")
