@@ -26,7 +26,8 @@ class UidRegister:
     def reserve(self, workspace: Path) -> int:
         """Return an id that no other workspace and no process has. Raises OSError."""
         for _ in range(TRIES):
-            uid = self._first_uid + secrets.randbelow(UIDS)
+            # The first one is git's, where it talks with remotes (`git.exchange`).
+            uid = self._first_uid + 1 + secrets.randbelow(UIDS - 1)
             if not _has_processes(uid) and self.claim(uid, workspace):
                 return uid
             self.release(uid, workspace)

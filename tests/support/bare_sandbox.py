@@ -41,8 +41,9 @@ class BareSandbox:
         except FileNotFoundError as error:
             raise ToolError(f"{command.argv[0]} is not installed") from error
         output, stopped = await self._read(process, command.timeout_s or self._timeout_s)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        if stopped:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         exit_code = await process.wait()
         duration_s = time.perf_counter() - started
         return Finished(exit_code=exit_code, output=output, duration_s=duration_s, stopped=stopped)

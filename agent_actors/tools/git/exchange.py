@@ -1,28 +1,29 @@
 """How commits travel between a workspace and a remote: by way of a repository of our own.
 
 The network and the workspace's configuration never meet. Git with a network, and with the login,
-runs on a bare repository beside the workspace that no command of a task can write; git on the
-workspace has no transport. Between them go bundles, which are plain data (git-bundle(1)):
+runs on a bare repository beside the workspace, as a user of its own, and no command of a task
+can write there; git on the workspace has no transport. Between them go bundles, which are plain
+data (git-bundle(1)):
 
-    remote ⇄ private/git/exchange.git ── handover/incoming ──► work/.git
-                                      ◄── handover/outgoing ──
+    remote ⇄ git/exchange/repository.git ── git/incoming ──► work/.git
+                                         ◄── git/outgoing ──
 """
 
 import asyncio
 import os
 import re
 import secrets
-import shlex
 import shutil
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
 
-from agent_actors.errors import ToolError, ToolRefused
+from agent_actors.errors import ToolError
+from agent_actors.tools.git.login import LOGIN_HELPER, login
 from agent_actors.tools.git.names import COMMIT_ID
-from agent_actors.tools.git.program import GIT, environment, git, in_time, succeeded
+from agent_actors.tools.git.program import GIT, NO_PROTOCOL, environment, git, in_time, succeeded
 from agent_actors.tools.git.remotes import FILE, HTTPS, Remote
 from agent_actors.tools.paths import shown
 from agent_actors.tools.programs import sandbox_of, text_of
@@ -35,8 +36,16 @@ COMMITS = "refs/commits/"
 TRACKING = "refs/remotes/origin/"
 PASSABLE = 0o711
 READABLE = 0o644
-READABLE_BY_OTHERS = 0o004
-STALLED_S = "30"
+OWN = 0o700
+
+SETTINGS: Sequence[tuple[str, str]] = (
+    # A redirect could lead out of what the configuration allows, and take the login along.
+    ("http.followRedirects", "false"),
+    ("http.lowSpeedLimit", "1"),
+    ("http.lowSpeedTime", "30"),
+    ("transfer.bundleURI", "false"),
+    LOGIN_HELPER,
+)
 
 _ADVERTISED = re.compile(r"^([0-9a-f]{40}|[0-9a-f]{64})\t(\S+)$", re.MULTILINE)
 _DEFAULT_BRANCH = re.compile(r"^ref: refs/heads/(\S+)\tHEAD$", re.MULTILINE)
@@ -65,12 +74,13 @@ class Exchange:
         self._workspace = surroundings.workspace
         self._settings = surroundings.settings.git
         self._sandbox = sandbox_of(surroundings)
-        self._home = self._workspace.private / "git"
-        self._repository = self._home / "exchange.git"
-        handover = self._workspace.path.parent / "handover"  # where the workspace's user may go
-        self._incoming = handover / "incoming"
-        self._outgoing = handover / "outgoing"
-        self._origin = self._home / "origin"
+        self._uid = _exchange_uid(surroundings)
+        self._origin = self._workspace.private / "origin"
+        self._home = self._workspace.path.parent / "git"
+        self._incoming = self._home / "incoming"
+        self._outgoing = self._home / "outgoing"
+        self._folder = self._home / "exchange"
+        self._repository = self._folder / "repository.git"
 
     def origin(self) -> str:
         """Return the address that the workspace was cloned from; empty when it was not."""
@@ -146,25 +156,21 @@ class Exchange:
 
     async def _open(self) -> None:
         """Make the folders and the repository, once a workspace."""
-        self._home.mkdir(mode=0o700, exist_ok=True)
-        for folder in (self._incoming, self._outgoing):
-            folder.mkdir(parents=True, exist_ok=True)
-            folder.parent.chmod(PASSABLE)
-            folder.chmod(PASSABLE)
-        if self._workspace.uid is not None:
-            os.chown(self._outgoing, self._workspace.uid, -1)
+        _make_folder(self._home, PASSABLE, None)
+        _make_folder(self._incoming, PASSABLE, None)
+        _make_folder(self._outgoing, OWN, self._workspace.uid)
+        _make_folder(self._folder, OWN, self._uid)
         if not (self._repository / "HEAD").exists():
-            self._repository.mkdir(exist_ok=True)
+            _make_folder(self._repository, OWN, self._uid)
             await self._alone("init", "--quiet", "--bare", "--template=")
 
     async def _hand_in(self, name: str, known: str) -> None:
         """Bring what a ref has beyond the known commit into the workspace."""
-        packed, bundle = _bundle_in(self._home), _bundle_in(self._incoming)
+        packed, bundle = _bundle_in(self._folder), _bundle_in(self._incoming)
         less = (f"^{known}",) if COMMIT_ID.match(known) and await self._has(known) else ()
         try:
             await self._alone("bundle", "create", "--quiet", str(packed), name, *less)
-            packed.chmod(READABLE)
-            packed.rename(bundle)
+            await asyncio.to_thread(_carry, packed, bundle)
             arguments = ("bundle", "unbundle", str(bundle))
             succeeded(await git(self._surroundings, *arguments, read=[bundle]), arguments)
         finally:
@@ -173,16 +179,16 @@ class Exchange:
 
     async def _hand_out(self, name: str) -> None:
         """Bring what a branch has beyond the remote's into the exchange."""
-        bundle, received = _bundle_in(self._outgoing), _bundle_in(self._home)
-        arguments = ("bundle", "create", "--quiet", str(bundle), name, "--not", "--remotes=origin")
+        packed, bundle = _bundle_in(self._outgoing), _bundle_in(self._incoming)
+        arguments = ("bundle", "create", "--quiet", str(packed), name, "--not", "--remotes=origin")
         try:
             finished = await git(self._surroundings, *arguments, write=[self._outgoing])
             succeeded(finished, arguments)
-            await asyncio.to_thread(_receive, bundle, received)
-            await self._alone("bundle", "unbundle", str(received))
+            await asyncio.to_thread(_carry, packed, bundle)
+            await self._alone("bundle", "unbundle", str(bundle), read=[bundle])
         finally:
+            packed.unlink(missing_ok=True)
             bundle.unlink(missing_ok=True)
-            received.unlink(missing_ok=True)
 
     async def _in_workspace(self, *arguments: str) -> None:
         succeeded(await git(self._surroundings, *arguments), arguments)
@@ -194,9 +200,9 @@ class Exchange:
         arguments = ("cat-file", "-e", f"{commit}^{{commit}}")
         return (await self._run(arguments)).exit_code == 0
 
-    async def _alone(self, *arguments: str) -> str:
+    async def _alone(self, *arguments: str, read: Sequence[Path] = ()) -> str:
         """Run git on the exchange, without a remote."""
-        return succeeded(await self._run(arguments), arguments)
+        return succeeded(await self._run(arguments, read=read), arguments)
 
     async def _with_remote(self, remote: Remote, *arguments: str, writes: bool = False) -> str:
         """Run git on the exchange with the one remote that is meant, and its login if it has one.
@@ -204,77 +210,74 @@ class Exchange:
         A remote on this machine is reached by its path alone, without a network; its own hooks
         run, as they do for everybody who pushes there.
         """
-        finished = await self._run(arguments, remote, writes=writes)
+        if remote.scheme == FILE:
+            path, trusting = Path(remote.path), self._trusting()
+            finished = await self._run(
+                arguments,
+                read=[trusting] if writes else [trusting, path],
+                write=[path] if writes else [],
+                protocol=FILE,
+                more={"GIT_CONFIG_GLOBAL": str(trusting)},
+            )
+        else:
+            known = login(remote, self._settings.credentials_file)
+            finished = await self._run(arguments, network=True, protocol=HTTPS, more=known)
         try:
             return succeeded(finished, arguments)
         except ToolError as error:
             raise ToolError(f"{error}{_remedy(text_of(finished.output))}") from None
 
     async def _run(
-        self, arguments: Sequence[str], remote: Remote | None = None, *, writes: bool = False
+        self,
+        arguments: Sequence[str],
+        *,
+        read: Sequence[Path] = (),
+        write: Sequence[Path] = (),
+        network: bool = False,
+        protocol: str = NO_PROTOCOL,
+        more: Mapping[str, str] | None = None,
     ) -> Finished:
-        local = [Path(remote.path)] if remote and remote.scheme == FILE else []
-        secret = self._login_file() if remote and remote.scheme == HTTPS else None
         finished = await self._sandbox.run(
             Command(
                 argv=(GIT, *arguments),
-                folder=self._home,
+                folder=self._folder,
                 cwd=self._repository,
-                read=[*([] if writes else local), *([secret] if secret else [])],
-                write=local if writes else [],
-                network=remote is not None and remote.scheme == HTTPS,
+                uid=self._uid,
+                read=read,
+                write=write,
+                network=network,
                 environment={
-                    **environment(
-                        self._settings,
-                        _network_settings(secret),
-                        protocol=remote.scheme if remote else "none",
-                    ),
+                    **environment(self._settings, SETTINGS, protocol=protocol),
                     "GIT_DIR": str(self._repository),
-                    **self._trust(local),
+                    **(more or {}),
                 },
             )
         )
         return in_time(finished, arguments)
 
-    def _trust(self, local: Sequence[Path]) -> dict[str, str]:
-        """Have git serve a repository of another owner here, since the configuration names it.
+    def _trusting(self) -> Path:
+        """Return a configuration by which git serves a repository of another owner.
 
-        A file, since git forgets all else when it starts itself for the other side.
+        In a file, since git forgets all else when it starts itself for the other side. Which
+        repositories that may be, is said by `tools.git.remotes`.
         """
-        if not local:
-            return {}
         file = self._home / "trusting.config"
         file.write_text("[safe]\n\tdirectory = *\n")
-        return {"GIT_CONFIG_GLOBAL": str(file)}
-
-    def _login_file(self) -> Path | None:
-        if not self._settings.credentials_file:
-            return None
-        file = Path(self._settings.credentials_file)
-        try:
-            mode = file.stat().st_mode
-        except OSError as error:
-            raise ToolRefused(
-                f"tools.git.credentials_file cannot be read: {error.strerror}"
-            ) from None
-        if mode & READABLE_BY_OTHERS:
-            raise ToolRefused("tools.git.credentials_file is readable by everyone: chmod o-r it")
+        file.chmod(READABLE)
         return file
 
 
-def _network_settings(secret: Path | None) -> Sequence[tuple[str, str]]:
-    settings = [
-        # A redirect could lead out of what the configuration allows, and take the login along.
-        ("http.followRedirects", "false"),
-        ("http.lowSpeedLimit", "1"),
-        ("http.lowSpeedTime", STALLED_S),
-        ("transfer.bundleURI", "false"),
-    ]
-    if secret is not None:
-        # Only `get`: git would otherwise erase a login that a server has refused once.
-        helper = f"git credential-store --file={shlex.quote(str(secret))} get"
-        settings.append(("credential.helper", f'!f() {{ test "$1" = get && {helper}; }}; f'))
-    return settings
+def _exchange_uid(surroundings: Surroundings) -> int | None:
+    """Return the user of all exchanges, which no workspace has; None when we are not root."""
+    is_root = surroundings.workspace.uid is not None
+    return surroundings.settings.sandbox.first_uid if is_root else None
+
+
+def _make_folder(path: Path, mode: int, uid: int | None) -> None:
+    path.mkdir(mode=OWN, exist_ok=True)
+    if uid is not None:
+        os.chown(path, uid, -1, follow_symlinks=False)
+    path.chmod(mode)
 
 
 def _remedy(text: str) -> str:
@@ -295,10 +298,14 @@ def _bundle_in(folder: Path) -> Path:
     return folder / f"{secrets.token_hex(16)}.bundle"
 
 
-def _receive(source: Path, target: Path) -> None:
-    """Copy what a command of the workspace wrote: a plain file, or nothing."""
-    descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+def _carry(source: Path, target: Path) -> None:
+    """Copy what a command wrote to where the other side may read it: a plain file, or nothing."""
+    try:
+        descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise ToolError(f"the commits cannot be handed over: {error.strerror}") from None
     with os.fdopen(descriptor, "rb") as file, target.open("xb") as copy:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ToolError("the bundle of the branch is not a file")
+            raise ToolError("the commits cannot be handed over: they are in no plain file")
         shutil.copyfileobj(file, copy)
+    target.chmod(READABLE)
