@@ -59,6 +59,7 @@ _METADATA = tuple(
         "fd00:ec2::/32",  # AWS: instance metadata, EKS pod identity
         "fd20:ce::254/128",  # Google Cloud
         "168.63.129.16/32",  # Azure
+        "192.0.0.0/24",  # Oracle; of the IETF's own use, though older Pythons call it public
     )
 )
 
@@ -165,7 +166,7 @@ def _parsed(text: str) -> URL:
         _refuse("a URL has no spaces, control characters or backslashes; percent-encode them")
     try:
         return URL(text)
-    except ValueError as error:
+    except (ValueError, IndexError) as error:  # IndexError: yarl 1.25 at `http://[]@`
         _refuse(f"that is no URL: {str(error)[:MAX_ECHO_CHARS]}")
 
 

@@ -147,7 +147,8 @@ class GuardedWeb:
     async def _body(self, response: aiohttp.ClientResponse) -> bytes:
         """Return the body, or a little more than `max_body_bytes` of it.
 
-        It comes decompressed, in pieces of a bounded size, however small it was on the way.
+        It comes decompressed, in pieces of a bounded size, however small it was on the way. A
+        connection that has more to say is closed with the response.
         """
         pieces: list[bytes] = []
         size = 0
@@ -155,7 +156,6 @@ class GuardedWeb:
             pieces.append(piece)
             size += len(piece)
             if size > self._config.max_body_bytes:
-                response.close()
                 break
         return b"".join(pieces)
 

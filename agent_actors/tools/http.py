@@ -6,7 +6,6 @@ What may be asked is decided by the `Web` that a task is given, never here.
 import codecs
 import hashlib
 import re
-from email.message import Message
 from http import HTTPStatus
 from typing import Annotated
 
@@ -28,6 +27,7 @@ _TEXT_TYPES = re.compile(
 )
 # A server that does not know, or does not say: the bytes decide.
 _UNSAID_TYPES = frozenset({"", "application/octet-stream", "binary/octet-stream"})
+_CHARSET = re.compile(r';\s*charset\s*=\s*"?([^\s";]+)', re.IGNORECASE)
 # What pages are written in. Python knows more codecs by name, some of them slow on purpose-made
 # input (punycode, idna).
 _CHARSETS = re.compile(
@@ -171,12 +171,8 @@ def _text(answer: WebAnswer) -> str | None:
 
 def _content_type(header: str) -> tuple[str, str]:
     """Return the media type, in lower case, and the charset, UTF-8 unless it is one of texts."""
-    if not header:
-        return "", "utf-8"
-    message = Message()
-    message["content-type"] = header
-    named = message.get_param("charset")
-    charset = named.strip() if isinstance(named, str) else ""
+    named = _CHARSET.search(header)
+    charset = named[1] if named else ""
     return (
         header.partition(";")[0].strip().lower(),
         charset if _CHARSETS.fullmatch(charset) else "utf-8",

@@ -1,5 +1,6 @@
 """Fetching from real servers: redirections, failures, and what never goes out."""
 
+import asyncio
 import ssl
 import zlib
 from collections.abc import AsyncIterator
@@ -14,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from support.raw_http import Exchange, raw_server, response, sends
 from support.sites import SITE_ADDRESS, Names, Site, open_site, open_trap
 
-from agent_actors.adapters.web import GuardedWeb
+from agent_actors.adapters.web import MAX_CONNECTIONS, MAX_CONNECTIONS_PER_HOST, GuardedWeb
 from agent_actors.config_tools import HttpConfig
 from agent_actors.errors import ToolError, ToolRefused
 
@@ -203,6 +204,7 @@ async def test_a_request_is_never_sent_twice_when_its_connection_is_lost(method:
     [
         (response(b"{}", Content_Length="99"), "was cut off, or its body is not encoded"),
         (response(b"plain", Content_Encoding="gzip"), "was cut off, or its body is not encoded"),
+        (response(b"x", Content_Encoding="br"), "the answer is no HTTP|not encoded as it says"),
         (b"HTTP/1.1 100000 X\r\n\r\n", "the answer is no HTTP"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "the answer is no HTTP"),
     ],
@@ -228,6 +230,65 @@ async def test_a_server_that_is_not_there_is_told_without_its_address(site: Site
         for missing in ("empty.example", "unknown.example"):
             with pytest.raises(ToolError, match=rf"{missing}: there is no such host"):
                 await http.fetch("GET", f"http://{missing}:{port}/", headers={})
+
+
+async def test_neither_refusals_nor_failures_nor_cut_bodies_use_up_the_connections(site: Site):
+    port = site.port
+    hosts = (f"inside.example:{port}", f"a.example:{port}", f"closed.example:{port}")
+    http = GuardedWeb(
+        HttpConfig(hosts=hosts, allow_private=True, max_body_bytes=2),
+        resolve=Names(
+            inside_example=["169.254.169.254"],
+            closed_example=["127.0.0.9"],
+            a_example=[SITE_ADDRESS],
+        ),
+    )
+    async with http:
+        for _ in range(2 * MAX_CONNECTIONS):
+            for name in ("inside", "closed"):
+                with pytest.raises(ToolError):
+                    await http.fetch("GET", f"http://{name}.example:{port}/", headers={})
+            answer = await http.fetch("GET", f"http://a.example:{port}/", headers={})
+            assert answer.truncated
+
+
+async def test_no_more_connections_are_open_at_once_than_one_server_may_have(site: Site):
+    full, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold(request: web.Request) -> web.StreamResponse:
+        if len(site.requests) >= MAX_CONNECTIONS_PER_HOST:
+            full.set()
+        await go_on.wait()
+        return web.Response()
+
+    site.on("/", hold)
+    url = f"http://a.example:{site.port}/"
+    async with guarded(site.port) as http, asyncio.TaskGroup() as group:
+        for _ in range(MAX_CONNECTIONS_PER_HOST + 5):
+            group.create_task(http.fetch("GET", url, headers={}))
+        await full.wait()
+        async with guarded(site.port) as other:
+            await other.fetch("HEAD", f"{url}another", headers={})  # a round trip later
+        assert len(site.requests) == MAX_CONNECTIONS_PER_HOST + 1
+        go_on.set()
+
+
+async def test_closing_ends_what_is_under_way(site: Site):
+    asked, ended = asyncio.Event(), asyncio.Event()
+
+    async def hang(request: web.Request) -> web.StreamResponse:
+        asked.set()
+        await ended.wait()
+        return web.Response()
+
+    site.on("/", hang)
+    http = guarded(site.port)
+    fetching = asyncio.create_task(http.fetch("GET", f"http://a.example:{site.port}/", headers={}))
+    await asked.wait()
+    await http.close()
+    with pytest.raises(ToolError, match="connection was lost"):
+        await fetching
+    ended.set()
 
 
 async def test_a_closed_web_opens_again(site: Site):

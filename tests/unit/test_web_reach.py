@@ -1,5 +1,7 @@
 """What an agent may ask for, judged without a network."""
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ from agent_actors.adapters.reach import Reach
 from agent_actors.config_tools import HttpConfig
 from agent_actors.errors import ToolRefused
 
+GOOD = "http://example.org"
 PUBLIC = ["1.1.1.1", "151.101.1.1", "2606:4700::1111", "64:ff9b::101:101", "::ffff:1.1.1.1"]
 OWN = [
     *("127.0.0.1", "127.255.0.9", "10.1.2.3", "172.16.0.1", "172.31.255.255", "192.168.1.1"),
@@ -17,7 +20,7 @@ CLOSED = [
     *("169.254.169.254", "169.254.170.2", "fe80::1", "fe80::1%eth0", "fd00:ec2::254"),
     *("fd00:ec2::23", "fd20:ce::254", "168.63.129.16", "100.100.100.200", "100.64.0.1"),
     *("0.0.0.0", "0.1.2.3", "::", "::127.0.0.1", "::a00:1", "224.0.0.1", "239.1.1.1", "ff02::1"),
-    *("240.0.0.1", "255.255.255.255", "192.0.0.1", "192.0.2.1", "198.18.0.1", "203.0.113.1"),
+    *("240.0.0.1", "255.255.255.255", "192.0.0.192", "192.0.2.1", "198.18.0.1", "203.0.113.1"),
     *("2002:7f00:1::", "2002:a9fe:a9fe::", "2002:101:101::1", "2001:0:1:2::1", "2001:db8::1"),
     *("::ffff:169.254.169.254", "::ffff:0.0.0.0", "64:ff9b::a9fe:a9fe", "64:ff9b:1::a00:1"),
     *("fec0::1", "100::1", "2606:4700::1111%eth0", "::1%lo", "::ffff:127.0.0.1%lo"),
@@ -198,6 +201,23 @@ def test_redirections_are_judged_like_first_requests(location: str, reason: str)
     judge = reach("example.org")
     with pytest.raises(ToolRefused, match=reason):
         judge.redirected(judge.parse("https://example.org/a/b"), location)
+
+
+PIECES = st.text("http://example.org@:[]%#?&\\/.１。\t0x17 ")  # noqa: RUF001 - digits of others
+ANY_URL = st.one_of(st.text(), *(PIECES.map(start.__add__) for start in ("", "http://", GOOD)))
+
+
+@given(ANY_URL)
+def test_whatever_is_asked_for_or_redirected_to_stays_on_the_list(text: str):
+    judge = reach("example.org", "*.example.org")
+    first = judge.parse(GOOD)
+    for judged in (judge.parse, lambda location: judge.redirected(first, location)):
+        with contextlib.suppress(ToolRefused):
+            url = judged(text)
+            assert f".{url.raw_host}".endswith(".example.org")
+            assert (url.scheme, url.port) in {("http", 80), ("https", 443)}
+            assert url.raw_user is None
+            assert str(url).isascii()
 
 
 def test_a_method_that_is_not_configured_is_refused_with_those_that_are():

@@ -6,6 +6,8 @@ from typing import cast
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent_actors.config_tools import ToolsConfig
 from agent_actors.errors import ToolError
@@ -143,6 +145,13 @@ async def test_a_head_request_is_told_without_a_body():
     web = OneAnswer(content_length="99")
     assert (await told(web, http_head)).endswith("content-length: 99\nA HEAD request: no body.")
     assert web.method == "HEAD"
+
+
+@given(kind=st.text(), charset=st.text(), body=st.binary(), cut=st.booleans())
+async def test_no_answer_is_too_odd_to_be_told(*, kind: str, charset: str, body: bytes, cut: bool):
+    content_type = f"{kind}; charset={charset}"
+    text = await told(OneAnswer(body, content_type=content_type, etag=kind, truncated=cut))
+    assert text.encode()
 
 
 @pytest.mark.parametrize("tool", HTTP_TOOLS, ids=lambda tool: tool.name)
