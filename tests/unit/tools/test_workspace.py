@@ -1,0 +1,366 @@
+"""Workspaces on the disk: made, held, found again, removed."""
+
+import asyncio
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+from support.until import until
+from support.workspaces import FIRST_UID, names_in, workspaces_in
+
+from agent_actors.errors import WorkspaceUnavailable
+from agent_actors.tools import roots, uids
+from agent_actors.tools.removal import remove_tree
+from agent_actors.tools.uids import UidRegister
+from agent_actors.tools.workspace import WorkspaceId
+
+IS_ROOT = os.geteuid() == 0
+needs_root = pytest.mark.skipif(not IS_ROOT, reason="needs root, to have user ids to give")
+
+TESTS = Path(__file__).parents[2]
+HOLD = """
+import asyncio, sys
+sys.path[:0] = [sys.argv[2]]
+from pathlib import Path
+from support.workspaces import workspaces_in
+workspace = asyncio.run(workspaces_in(Path(sys.argv[1])).make("task-1"))
+print(workspace.id.path, workspace.id.token, file=sys.stderr, flush=True)
+sys.stdin.read()
+"""
+
+
+def workspaces_left(root: Path) -> list[Path]:
+    return [path for path in root.glob("default/*/*") if path.is_dir()]
+
+
+def age(root: Path, seconds: float) -> None:
+    """Make everything there look older."""
+    for path in [*root.glob("default/*/*"), *root.glob("default/*/*/*")]:
+        status = path.stat()
+        os.utime(path, (status.st_atime - seconds, status.st_mtime - seconds))
+
+
+async def test_each_workspace_is_empty_and_a_folder_of_its_own(tmp_path: Path):
+    workspaces = workspaces_in(tmp_path)
+    first, second = await workspaces.make("task-1"), await workspaces.make("task-1")
+    assert first.path != second.path
+    assert names_in(first.path) == names_in(second.path) == []
+    assert first.id.token != second.id.token
+    first.close()
+    second.close()
+
+
+async def test_nobody_but_its_user_may_look_into_a_workspace(tmp_path: Path):
+    workspace = await workspaces_in(tmp_path).make("task-1")
+    outer = workspace.path.parent
+    owner = workspace.uid if IS_ROOT else os.geteuid()
+    assert (workspace.path.stat().st_uid, stat.S_IMODE(workspace.path.stat().st_mode)) == (
+        owner,
+        0o700,
+    )
+    for path, mode in ((outer, 0o711), (workspace.private, 0o700), (outer / "record", 0o600)):
+        assert (path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) == (os.geteuid(), mode)
+    workspace.close()
+
+
+@needs_root
+async def test_as_root_each_workspace_has_a_user_of_its_own(tmp_path: Path):
+    workspaces = workspaces_in(tmp_path)
+    made = [await workspaces.make(f"task-{number}") for number in range(5)]
+    uids = {workspace.uid for workspace in made}
+    assert len(uids) == 5
+    assert all(uid >= FIRST_UID for uid in uids)
+    for workspace in made:
+        workspace.close()
+        await workspaces.clear_away("task-0", "completed")
+
+
+@needs_root
+async def test_a_user_id_is_free_again_once_its_workspace_is_removed(tmp_path: Path):
+    workspaces = workspaces_in(tmp_path)
+    workspace = await workspaces.make("task-1")
+    link = tmp_path / ".uids" / str(workspace.uid)
+    assert link.readlink() == workspace.path.parent
+    workspace.close()
+    await workspaces.clear_away("task-1", "completed")
+    assert not link.is_symlink()
+
+
+def test_a_user_id_is_given_to_one_workspace_only(tmp_path: Path):
+    register = UidRegister([tmp_path], 1)
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.mkdir()
+    other.mkdir()
+    assert register.claim(7, one)
+    assert not register.claim(7, other)
+    assert register.claim(7, one)
+    register.release(7, other)
+    assert not register.claim(7, other)
+
+
+def test_the_user_id_of_a_workspace_that_is_gone_is_free(tmp_path: Path):
+    register = UidRegister([tmp_path], 1)
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.mkdir()
+    other.mkdir()
+    assert register.claim(7, one)
+    one.rmdir()
+    assert register.claim(7, other)
+    assert not register.claim(7, one)
+
+
+def test_a_user_id_that_a_register_refuses_is_given_back_to_the_others(tmp_path, monkeypatch):
+    machine, volume, theirs = tmp_path / "machine", tmp_path / "volume", tmp_path / "theirs"
+    for folder in (machine, volume, theirs):
+        folder.mkdir()
+    (volume / "8").symlink_to(theirs)
+    monkeypatch.setattr(uids, "UIDS", 2)  # the first one is git's
+    with pytest.raises(OSError, match="user ids from 7 on was free"):
+        UidRegister([machine, volume], 7).reserve(tmp_path / "ours")
+    assert names_in(machine) == ["lock"]
+
+
+async def test_a_workspace_is_found_again_once_it_is_let_go(tmp_path: Path):
+    workspace = await workspaces_in(tmp_path).make("task-1")
+    (workspace.path / "a.txt").write_text("kept")
+    workspace.close()
+    again = await workspaces_in(tmp_path).reopen(workspace.id)
+    assert again is not None
+    assert (again.path / "a.txt").read_text() == "kept"
+    assert again.uid == workspace.uid
+    again.close()
+
+
+async def test_a_workspace_that_is_held_is_not_found_again(tmp_path: Path):
+    workspaces = workspaces_in(tmp_path)
+    workspace = await workspaces.make("task-1")
+    assert await workspaces.reopen(workspace.id) is None
+    workspace.close()
+
+
+async def test_a_workspace_is_free_when_the_process_that_held_it_was_killed(tmp_path: Path):
+    holder = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", HOLD, tmp_path, TESTS),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    workspaces = workspaces_in(tmp_path)
+    try:
+        path, token = (await holder.stderr.readline()).decode().split()
+        known = WorkspaceId(path=path, token=token)
+        assert await workspaces.reopen(known) is None
+    finally:
+        holder.kill()
+        await holder.wait()
+    again = await workspaces.reopen(known)
+    assert again is not None
+    again.close()
+
+
+async def test_a_wrong_token_opens_nothing(tmp_path: Path):
+    workspaces = workspaces_in(tmp_path)
+    workspace = await workspaces.make("task-1")
+    workspace.close()
+    assert await workspaces.reopen(replace(workspace.id, token="guessed")) is None
+    again = await workspaces.reopen(workspace.id)
+    assert again is not None
+    again.close()
+
+
+async def test_a_folder_outside_of_the_pool_is_never_reopened(tmp_path: Path):
+    stranger = workspaces_in(tmp_path, pool_name="other")
+    workspace = await stranger.make("task-1")
+    workspace.close()
+    assert await workspaces_in(tmp_path).reopen(workspace.id) is None
+    assert await workspaces_in(tmp_path / "elsewhere").reopen(workspace.id) is None
+
+
+async def test_a_workspace_that_is_gone_is_not_found_again(tmp_path: Path):
+    workspaces = workspaces_in(tmp_path)
+    workspace = await workspaces.make("task-1")
+    workspace.close()
+    await workspaces.clear_away("task-1", "completed")
+    assert await workspaces.reopen(workspace.id) is None
+
+
+@pytest.mark.parametrize(
+    ("keep", "status", "is_kept"),
+    [
+        ("never", "completed", False),
+        ("never", "failed", False),
+        ("failed", "completed", False),
+        ("failed", "failed", True),
+        ("always", "completed", True),
+    ],
+)
+async def test_a_workspace_is_kept_as_configured(tmp_path: Path, keep, status, is_kept):
+    workspaces = workspaces_in(tmp_path, keep=keep)
+    (await workspaces.make("task-1")).close()
+    await workspaces.clear_away("task-1", status)
+    assert bool(workspaces_left(tmp_path)) is is_kept
+
+
+async def test_all_of_a_tasks_workspaces_are_cleared_away_and_no_other(tmp_path: Path):
+    workspaces = workspaces_in(tmp_path)
+    for task_id in ("task-1", "task-1", "task-10"):
+        (await workspaces.make(task_id)).close()
+    await workspaces.clear_away("task-1", "completed")
+    (left,) = workspaces_left(tmp_path)
+    assert left.parent.name == "task-10"
+    assert not (tmp_path / "default" / "task-1").exists()
+
+
+async def test_a_workspace_that_is_held_is_not_cleared_away(tmp_path: Path):
+    workspaces = workspaces_in(tmp_path)
+    workspace = await workspaces.make("task-1")
+    await workspaces.clear_away("task-1", "completed")
+    assert workspace.path.is_dir()
+    workspace.close()
+
+
+async def test_clearing_away_where_there_is_nothing_does_nothing(tmp_path: Path):
+    await workspaces_in(tmp_path / "missing").clear_away("task-1", "completed")
+    assert names_in(tmp_path) == []
+
+
+async def test_sweeping_removes_what_is_old_and_free(tmp_path: Path):
+    workspaces = workspaces_in(tmp_path, keep_for_s=100.0)
+    (await workspaces.make("old")).close()
+    held = await workspaces.make("held")
+    (tmp_path / "default/old/.new-0123").mkdir()  # of a process that died at the wrong moment
+    age(tmp_path, 200)
+    (await workspaces.make("new")).close()
+    await workspaces.sweep()
+    assert {path.parent.name for path in workspaces_left(tmp_path)} == {"held", "new"}
+    held.close()
+
+
+async def test_several_sweep_and_clear_away_side_by_side(tmp_path: Path):
+    several = [workspaces_in(tmp_path, keep_for_s=100.0) for _ in range(4)]
+    for number in range(20):
+        (await several[0].make(f"task-{number}")).close()
+    age(tmp_path, 200)
+    async with asyncio.TaskGroup() as group:
+        for workspaces in several:
+            group.create_task(workspaces.sweep())
+            group.create_task(workspaces.clear_away("task-7", "completed"))
+    assert workspaces_left(tmp_path) == []
+
+
+async def test_a_task_may_begin_anew_while_its_old_workspace_is_removed(tmp_path: Path):
+    workspaces = workspaces_in(tmp_path)
+    for _ in range(20):
+        (await workspaces.make("task-1")).close()
+        made, _ = await asyncio.gather(
+            workspaces.make("task-1"), workspaces.clear_away("task-1", "completed")
+        )
+        assert made.path.is_dir()
+        made.close()
+
+
+async def test_a_cancelled_make_holds_nothing(tmp_path: Path):
+    workspaces = workspaces_in(tmp_path)
+    making = asyncio.create_task(workspaces.make("task-1"))
+    await asyncio.sleep(0)  # into the thread
+    making.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await making
+    await until(lambda: bool([*tmp_path.glob("default/task-1/*/record")]))
+
+    async def is_cleared_away() -> bool:
+        await workspaces.clear_away("task-1", "completed")
+        return not workspaces_left(tmp_path)
+
+    await until(is_cleared_away)
+
+
+async def test_a_long_task_id_has_a_folder_of_its_own(tmp_path: Path):
+    workspaces = workspaces_in(tmp_path)
+    made = [await workspaces.make("ü" * 127 + last) for last in "ab"]
+    assert made[0].path.parents[1] != made[1].path.parents[1]
+    for workspace in made:
+        workspace.close()
+
+
+async def test_a_root_that_cannot_be_written_is_told_with_its_remedy(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WorkspaceUnavailable, match=r"file/ws/default: .*another root"):
+        await workspaces_in(tmp_path / "file" / "ws").make("task-1")
+
+
+@pytest.mark.skipif(IS_ROOT, reason="root may write everywhere")
+async def test_a_root_of_somebody_elses_is_told(tmp_path: Path):
+    with pytest.raises(WorkspaceUnavailable, match="let the service's user write there"):
+        await workspaces_in(Path("/etc/workspaces")).make("task-1")
+
+
+async def test_a_pool_folder_that_others_may_write_is_refused(tmp_path: Path):
+    (tmp_path / "default").mkdir()
+    (tmp_path / "default").chmod(0o777)
+    with pytest.raises(WorkspaceUnavailable, match="that nobody else may write"):
+        await workspaces_in(tmp_path).make("task-1")
+
+
+async def test_a_planted_link_in_the_place_of_the_pool_folder_is_refused(tmp_path: Path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "ws").mkdir()
+    (tmp_path / "ws/default").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(WorkspaceUnavailable, match="must be a folder"):
+        await workspaces_in(tmp_path / "ws").make("task-1")
+    assert names_in(tmp_path / "elsewhere") == []
+
+
+async def test_a_full_disk_is_told_with_its_remedy(tmp_path: Path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    workspaces = workspaces_in(tmp_path)
+    monkeypatch.setattr("agent_actors.tools.workspace._write_record", full)
+    with pytest.raises(WorkspaceUnavailable, match="No space left on device; free some space"):
+        await workspaces.make("task-1")
+    assert workspaces_left(tmp_path) == []
+
+
+async def test_without_a_root_the_machines_temporary_folder_is_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(roots.tempfile, "gettempdir", lambda: str(tmp_path))
+    pool = roots.WorkspaceRoot("", "default")
+    pool.prepare()
+    own = tmp_path / f"agent-actors-{os.geteuid()}"
+    assert pool.pool == own / "workspaces/default"
+    assert stat.S_IMODE(own.stat().st_mode) == 0o711
+
+
+def test_a_tree_of_thousands_of_levels_is_removed(tmp_path: Path):
+    doomed = tmp_path / "doomed"
+    doomed.mkdir()
+    here = os.open(doomed, os.O_RDONLY)
+    for _ in range(5_000):
+        os.mkdir("d", dir_fd=here)
+        inner = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(os.open("file", os.O_CREAT, dir_fd=here))
+    os.close(here)
+    remove_tree(doomed)
+    assert names_in(tmp_path) == []
+
+
+def test_a_tree_is_removed_whatever_its_permissions_and_links_stay_unfollowed(tmp_path: Path):
+    outside, doomed = tmp_path / "outside", tmp_path / "doomed"
+    outside.mkdir()
+    (outside / "kept").write_text("")
+    (doomed / "a/b/c").mkdir(parents=True)
+    (doomed / "a/b/c/file").write_text("")
+    (doomed / "a/link").symlink_to(outside)
+    os.mkfifo(doomed / "a/b/pipe")
+    for path, mode in (("a/b/c", 0o000), ("a/b", 0o000), ("a", 0o500)):
+        (doomed / path).chmod(mode)
+    remove_tree(doomed)
+    assert names_in(tmp_path) == ["outside"]
+    assert names_in(outside) == ["kept"]
+    assert outside.stat().st_mode & 0o777 != 0o700
