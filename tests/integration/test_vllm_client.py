@@ -24,6 +24,7 @@ from support.model_client import (
     client,
     failing,
     noticing_hang_up,
+    read_what_was_sent,
 )
 from support.raw_http import Answer, Exchange, raw_server, response, sends
 
@@ -179,6 +180,7 @@ class TestSession:
             under_way = asyncio.create_task(asking.chat(QUESTION))
             async with asyncio.timeout(PATIENCE_S):
                 await begun.wait()
+                await read_what_was_sent()
                 await asking.close()
                 with pytest.raises(ModelUnavailable, match="the client was closed"):
                     await under_way

@@ -6,7 +6,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from support.model_client import DEAD_URL, PATIENCE_S, client, noticing_hang_up
+from support.model_client import (
+    DEAD_URL,
+    PATIENCE_S,
+    client,
+    noticing_hang_up,
+    read_what_was_sent,
+)
 from support.raw_http import Answer, Exchange, raw_server, response, sends
 from support.until import until
 
@@ -169,13 +175,15 @@ async def test_one_server_that_answers_is_enough():
         await begun.wait()
 
 
-async def test_closing_ends_the_question():
-    answer, begun, hung_up = noticing_hang_up()
+@pytest.mark.parametrize("start", [b"", response(b"{", Content_Length="9")])
+async def test_closing_ends_the_question(start: bytes):
+    answer, begun, hung_up = noticing_hang_up(start)
     async with raw_server(health=answer) as server:
-        asking = client(server.url)
+        asking = client(server.url, connect_timeout_s=1_000.0)
         waiting = asyncio.create_task(asking.context_length("tiny"))
         async with asyncio.timeout(PATIENCE_S):
             await begun.wait()
+            await read_what_was_sent()
             await asking.close()
             assert await waiting is None
             await hung_up.wait()

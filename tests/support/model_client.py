@@ -54,3 +54,9 @@ def noticing_hang_up(start: bytes = b"") -> tuple[Answer, asyncio.Event, asyncio
         hung_up.set()
 
     return answer, begun, hung_up
+
+
+async def read_what_was_sent() -> None:
+    """Let a client in this loop read what a server in this loop has sent it."""
+    for _ in range(10):
+        await asyncio.sleep(0)
