@@ -2,6 +2,7 @@
 
 import asyncio
 import pickle
+import socket
 from typing import Any
 
 import msgspec
@@ -188,6 +189,19 @@ async def test_closing_ends_the_question(start: bytes):
             assert await waiting is None
             await hung_up.wait()
         assert asyncio.all_tasks() <= {asyncio.current_task(), *server.tasks}
+
+
+def test_it_can_be_asked_in_one_loop_after_the_other():
+    async def ask(model: str) -> int | None:
+        async with raw_server(health=listing(card("tiny", 4096)), port=port), asking:
+            return await asking.context_length(model)
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    asking = client(f"http://127.0.0.1:{port}")
+    lengths = [asyncio.run(ask(model)) for model in ("nope", "tiny", "tiny")]
+    assert lengths == [None, 4096, 4096]
 
 
 async def test_it_can_be_sent_to_another_process_before_it_is_used():

@@ -128,9 +128,9 @@ class VLLMHTTPClient:
 
     async def close(self) -> None:
         """Close the session; requests under way are aborted."""
-        await self._lengths.close()
         session, self._session = self._session, None
         prober, self._prober = self._prober, None
+        await self._lengths.close()
         if prober is not None:
             prober.cancel()
             await asyncio.wait({prober})

@@ -46,8 +46,10 @@ class ContextLengths:
         return self._least(model)
 
     async def close(self) -> None:
-        """Ask nothing more."""
+        """Ask nothing more; who asks later begins anew."""
         questions = set(self._questions.values())
+        self._questions.clear()
+        self._asked_at.clear()
         for question in questions:
             question.cancel()
         if questions:
@@ -74,7 +76,7 @@ class ContextLengths:
         except AttemptFailed as failure:
             log.debug("model.context_length_unknown", endpoint=endpoint.name, error=str(failure))
         finally:
-            del self._questions[endpoint]
+            self._questions.pop(endpoint, None)
 
     async def _answer(
         self, endpoint: Endpoint, session: aiohttp.ClientSession
