@@ -12,26 +12,36 @@ from agent_actors.adapters.jetstream.records import JetStreamLedger
 from agent_actors.adapters.jetstream.tasks import JetStreamAcks, JetStreamTaskQueue
 from agent_actors.adapters.vllm import VLLMHTTPClient
 from agent_actors.contract import utc_now
-from agent_actors.execution import PROPOSAL, ExecuteAgentTask
+from agent_actors.execution import PROPOSAL, TOOLS, ExecuteAgentTask
 from agent_actors.leases import Leases
 from agent_actors.observe.logs import configure_logs
-from agent_actors.ports import VLLMClient
+from agent_actors.ports import Strategy, VLLMClient
 from agent_actors.settlement import SettleDelivery
 from agent_actors.strategies.proposal import GenerateProposal
+from agent_actors.tools.sandbox.undumpable import make_undumpable
+from agent_actors.workbench import Workbench
 
 log = structlog.get_logger()
 
 
-def execute_agent_task(client: VLLMClient) -> ExecuteAgentTask:
-    """Return the use case with every strategy that there is."""
-    return ExecuteAgentTask({PROPOSAL: GenerateProposal(client)}, utc_now)
+def execute_agent_task(client: VLLMClient, workbench: Workbench | None = None) -> ExecuteAgentTask:
+    """Return the use case with every strategy that there is; tools need a workbench."""
+    strategies: dict[str, Strategy] = {PROPOSAL: GenerateProposal(client)}
+    if workbench:
+        strategies[TOOLS] = workbench.strategy(client)
+    return ExecuteAgentTask(strategies, utc_now)
 
 
 async def build_agent_actor(settings: ActorSettings) -> ActorParts:
-    """Connect an agent to NATS and its model. Raises ServiceUnreachable, PermissionDenied."""
+    """Connect an agent to NATS and its model, and get its tools ready.
+
+    Raises ServiceUnreachable, PermissionDenied, ConfigError.
+    """
     configure_logs("agent-actor")
+    make_undumpable()
     config = settings.config
     client = VLLMHTTPClient.from_config(config.vllm)
+    workbench = await Workbench.open(settings.pool_name, settings.pool)
     connection = await connect(config.nats, name=settings.agent_id, on_closed=end_process)
     acks = JetStreamAcks(connection)
     settle = SettleDelivery(
@@ -39,20 +49,22 @@ async def build_agent_actor(settings: ActorSettings) -> ActorParts:
         pool_name=settings.pool_name,
         pool=settings.pool,
         max_payload_bytes=connection.nc.max_payload,
-        execute=execute_agent_task(client),
+        execute=execute_agent_task(client, workbench),
         leases=Leases(JetStreamLedger(connection), JetStreamTaskQueue(connection), utc_now),
         publisher=NATSResultPublisher(connection=connection),
         acks=acks,
         artifacts=JetStreamArtifacts(connection),
         events=NATSEvents(connection),
         clock=utc_now,
+        clear_away=workbench.clear_away,
     )
 
     async def close() -> None:
+        await workbench.close()
         await client.close()
         await connection.close()
 
-    return ActorParts(settle=settle, acks=acks, close=close)
+    return ActorParts(settle=settle, acks=acks, close=close, sandbox=workbench.sandbox)
 
 
 def end_process() -> None:

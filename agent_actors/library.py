@@ -13,6 +13,7 @@ import msgspec
 
 from agent_actors.announcement import result_message
 from agent_actors.assembly import execute_agent_task
+from agent_actors.config import PoolConfig
 from agent_actors.contract import (
     MAX_SECONDS,
     AgentResult,
@@ -30,8 +31,11 @@ from agent_actors.ports import (
     ResultPublisher,
     VLLMClient,
 )
+from agent_actors.workbench import Workbench
 
 MAX_TASK_BYTES = 64 * 1024 * 1024
+DEFAULT_POOL = PoolConfig()
+POOL_NAME = "library"
 
 T = TypeVar("T")
 
@@ -54,7 +58,10 @@ class AsyncioExecutor:
 
 
 class RayAgentExecutor:
-    """Does one task and announces its result, with collaborators that the caller made."""
+    """Does one task and announces its result, with collaborators that the caller made.
+
+    `pool` says what an agent with `enable_tools` may do: its `tools` and `roles`.
+    """
 
     def __init__(
         self,
@@ -63,13 +70,14 @@ class RayAgentExecutor:
         publisher: ResultPublisher,
         vllm_client: VLLMClient,
         async_executor: AsyncExecutor,
+        pool: PoolConfig = DEFAULT_POOL,
     ) -> None:
         keep_quiet()
         self._config = config
         self._publisher = publisher
         self._client = vllm_client
         self._executor = async_executor
-        self._execute = execute_agent_task(vllm_client)
+        self._pool = pool
 
     def run(
         self,
@@ -106,11 +114,22 @@ class RayAgentExecutor:
     async def _run(self, request: ExecutionRequest) -> AgentResult:
         """Open, work, announce, close: each call has an event loop of its own."""
         try:
-            outcome = await self._execute.run(request)
-            payload = encode(outcome.result)
+            result = await self._attempt(request)
+            payload = encode(result)
             msg_id = message_id(request.task.task_id, generation=0)
             await self._publisher.publish(result_message(payload, msg_id, {}))
         finally:
             await self._client.close()
             await self._publisher.close()
-        return outcome.result
+        return result
+
+    async def _attempt(self, request: ExecutionRequest) -> AgentResult:
+        if not request.agent.enable_tools:
+            return (await execute_agent_task(self._client).run(request)).result
+        workbench = await Workbench.open(POOL_NAME, self._pool)
+        try:
+            result = (await execute_agent_task(self._client, workbench).run(request)).result
+            await workbench.clear_away(result.task_id, result.status)
+        finally:
+            await workbench.close()
+        return result

@@ -45,6 +45,11 @@ from agent_actors.ledger import TaskRecord
 ROOMY = Config(pools={"tests": PoolConfig(actors=64, resources=Resources(num_cpus=1))})
 
 
+# A secret in the environment of every process of Ray: nothing of it may ever come to light.
+CANARY_VARIABLE = "AGENT_ACTORS_TEST_SECRET"
+CANARY = "canary-8c1f2e"
+
+
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """One Ray for the session, in a folder and a home of its own; tests differ by namespace."""
@@ -54,6 +59,7 @@ def local_ray() -> Iterator[None]:
     ):
         patch.setenv("HOME", folder)
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+        patch.setenv(CANARY_VARIABLE, CANARY)
         ray_runtime.start_local_ray(ROOMY, temp_dir=f"{folder}/r", log_to_driver=False)
         yield
         ray_runtime.disconnect_ray()
