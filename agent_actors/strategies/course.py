@@ -84,6 +84,8 @@ class Course:
 
     async def save(self) -> None:
         """Store what has happened since the last time. Raises FencedOut."""
+        if not self._unsaved:
+            return
         events = self.record.audit_trail[self._saved_events :]
         page = Page(entries=tuple(self._unsaved), audit_trail=events)
         self._unsaved, self._saved_events = [], len(self.record.audit_trail)

@@ -94,7 +94,7 @@ class ModelTurns:
             dropped = self._drop(self._expected() // 2)
             if not dropped and max_tokens <= MIN_ANSWER_TOKENS:
                 raise
-        return await self._chat(max(max_tokens // 2, MIN_ANSWER_TOKENS))
+        return await self._chat(max(max_tokens // 2, min(max_tokens, MIN_ANSWER_TOKENS)))
 
     async def _chat(self, max_tokens: int) -> ChatReply:
         # Guided decoding would forbid calls, so the form is forced only once the answer is due.

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from agent_actors.config_tools import ToolsConfig
 from agent_actors.contract import utc_now
-from agent_actors.errors import FencedOut, ToolError, WorkspaceUnavailable
+from agent_actors.errors import FencedOut, ModelUnavailable, ToolError, WorkspaceUnavailable
 from agent_actors.ports import AttemptRecord, ExecutionRequest, ToolCall, VLLMClient
 from agent_actors.strategies.answer_format import Check, answer_check
 from agent_actors.strategies.budget import Budget, budget_of
@@ -85,6 +85,10 @@ class ToolLoop:
             raise
         except FencedOut:
             result_is_due = False
+            raise
+        except ModelUnavailable:
+            # The task will be tried again: in this workspace, even if no turn was finished.
+            await course.save()
             raise
         finally:
             try:

@@ -193,6 +193,9 @@ async def read_secret(surroundings: Surroundings, arguments: Note) -> ToolOutput
 GRANT = Grant(role="DEV", names=frozenset({"notes"}), narrowed=None, read_only=False)
 
 
+NOTHING = Grant(role="DEV", names=frozenset(), narrowed=None, read_only=False)
+
+
 class Agent:
     """A tool loop with all that belongs to it; `more` tools belong to the group `notes`."""
 
@@ -202,11 +205,13 @@ class Agent:
         model: ScriptedModel,
         *more: Any,
         folders: Folders | None = None,
+        grant: Grant = GRANT,
         **settings: Any,
     ) -> None:
         self.model = model
         self.folders = folders or Folders(root)
         self.settings = ToolsConfig(**settings)
+        self._grant = grant
         self._tools = [read_note, write_note, read_secret, *more]
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.record = AttemptRecord()
@@ -242,7 +247,7 @@ class Agent:
 
     def _toolbox(self, _request: ExecutionRequest, workspace: Any) -> Toolbox:
         surroundings = Surroundings(workspace=workspace, settings=self.settings, web=None)
-        return Toolbox(self._tools, GRANT, surroundings)
+        return Toolbox(self._tools, self._grant, surroundings)
 
     async def _prepare(self, _request: ExecutionRequest, workspace: Folder) -> dict[str, Any]:
         (workspace.path / "found").write_text("found")

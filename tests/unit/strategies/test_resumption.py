@@ -25,7 +25,14 @@ from support.agents import (
 )
 
 from agent_actors.contract import Operation
-from agent_actors.errors import BudgetExceeded, FencedOut, RepeatedToolCall, ToolError, ToolFailed
+from agent_actors.errors import (
+    BudgetExceeded,
+    FencedOut,
+    ModelUnavailable,
+    RepeatedToolCall,
+    ToolError,
+    ToolFailed,
+)
 from agent_actors.ports import ChatMessage, ChatReply, ChatRequest, ToolCall
 from agent_actors.strategies.saved_turns import Replied, read_pages
 from agent_actors.strategies.tool_calls import OUTCOME_UNKNOWN
@@ -181,6 +188,14 @@ async def test_an_answer_that_was_cut_off_is_gone_on_with(tmp_path):
     second = await task.finished(skipped=1)
     assert second.record.proposal.content == "One, two."
     assert last(second.model.asked[0]).role == "user"
+
+
+async def test_a_task_whose_model_is_away_keeps_its_workspace_for_the_next_attempt(tmp_path):
+    folders, journal = Folders(tmp_path), MemoryJournal()
+    with pytest.raises(ModelUnavailable):
+        await Agent(tmp_path, ScriptedModel(ModelUnavailable()), folders=folders).run(journal)
+    await Agent(tmp_path, ScriptedModel(DONE), folders=folders).run(MemoryJournal(journal.pages))
+    assert len(folders.made) == 1
 
 
 async def test_without_its_workspace_a_task_starts_anew(tmp_path):
