@@ -79,7 +79,7 @@ class Beneath:
         if not parts:
             with self._folder(()) as folder:
                 return Entry(parts, os.fstat(folder))
-        with self._folder(parts[:-1]) as folder:
+        with self._folder(parts[:-1]) as folder, _explained(parts):
             entry = _entry(folder, parts)
         if entry is None:
             raise _missing(parts)
@@ -121,13 +121,13 @@ class Beneath:
                 raise _missing(parts)
             self._check_readable(entry)
             handle = os.open(parts[-1], READ_FLAGS, dir_fd=folder)
-        with os.fdopen(handle, "rb") as file:
+        with os.fdopen(handle, "rb") as file, _explained(parts):
             self._check_readable(Entry(parts, os.fstat(handle)))  # it may be another one by now
             yield file
 
     def read(self, parts: Parts, max_bytes: int) -> bytes:
         """Return the beginning of a file, at most this much."""
-        with self.opened(parts) as file, _explained(parts):
+        with self.opened(parts) as file:
             return file.read(max_bytes)
 
     def write(self, parts: Parts, data: bytes) -> Entry | None:

@@ -20,8 +20,10 @@ def remove_tree(folder: Path) -> None:
     of thousands costs neither stack nor descriptors. Raises OSError.
     """
     with _opened(folder) as top:
-        while waiting := [name for name in _some_names(top) if not _removed(name, top)]:
-            for name in waiting:
+        while names := _some_names(top):
+            for name in names:
+                if _removed(name, top):
+                    continue
                 with _opened(name, top) as inner:
                     _empty(inner, top)
                 os.rmdir(name, dir_fd=top)
