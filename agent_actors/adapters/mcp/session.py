@@ -354,7 +354,7 @@ class ServerSession:
                 text = str(error)
             case _:
                 text = f"{type(error).__name__}: {error}"
-        return self.setup.fit_for_log(text)[:MAX_REASON_CHARS]
+        return self.setup.fit_for_log(" ".join(text.split()))[:MAX_REASON_CHARS]
 
 
 def _first(error: BaseException) -> BaseException:

@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 
 import anyio
-import uvicorn
 from mcp.server.lowlevel.server import NotificationOptions
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
@@ -189,7 +188,7 @@ def spawn() -> int:
 
 
 @server.tool()
-def stay() -> str:
+async def stay() -> str:
     """Outlive the end of the input, and SIGTERM."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=time.sleep, args=(60,)).start()
@@ -206,6 +205,8 @@ async def serve_stdio(*, legacy: bool) -> None:
 
 
 async def serve_http(port: int, *, legacy: bool) -> None:
+    import uvicorn  # takes a while
+
     listening = socket.create_server(("127.0.0.1", port))
     app = Doorkeeper(server.streamable_http_app(), os.environ.get("TOOLSHED_TOKEN"), legacy=legacy)
     sys.stdout.write(f"{listening.getsockname()[1]}\n")
