@@ -368,6 +368,7 @@ async def test_whenever_a_task_is_killed_nothing_is_written_or_asked_twice(turns
             assert world.jotted[made.id] == 1
             assert made.id in record.artifacts["jotted"]
     assert record.usage.total_tokens == 110 * len(world.script)
+    assert agent.kinds().count("turn.answered") == len(world.script)
     for (sooner, start), (later, messages) in zip(world.asked, world.asked[1:], strict=False):
         assert later >= sooner
         assert messages[: len(start)] == start
