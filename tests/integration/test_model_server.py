@@ -295,7 +295,7 @@ async def test_a_tool_loop_ends_with_a_text():
             for call in said["tool_calls"]:
                 result = {"role": "tool", "tool_call_id": call["id"], "content": "written"}
                 messages.append(result)
-    assert [entry["role"] for entry in messages] == ["user", *("assistant", "tool") * 2]
+    assert [entry["role"] for entry in messages] == ["user", *("assistant", "tool") * 3]
     assert "written" in said["content"]
 
 
