@@ -90,9 +90,7 @@ class Workbench:
 
     async def _prepare(self, request: ExecutionRequest, workspace: Workspace) -> dict[str, Any]:
         wanted = repository_request(request.constraints.workspace)
-        prepared = await prepare_repository(self._surroundings(workspace), wanted)
-        await workspace.mark_baseline()
-        return prepared
+        return await prepare_repository(self._surroundings(workspace), wanted)
 
     def _surroundings(self, workspace: Workspace) -> Surroundings:
         return Surroundings(
