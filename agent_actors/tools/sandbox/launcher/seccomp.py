@@ -252,18 +252,16 @@ def _blocks(rules: "CallRules") -> "Iterable[tuple[str, Sequence[bytes]]]":
         # A pair of datagram sockets can still be connected to a third one, by its path.
         yield "socketpair", _unless(1, (_SOCK_STREAM, _SOCK_SEQPACKET), _SOCKET_TYPE)
     if not rules["own_processes"]:
-        for name in _OUTLIVES_ITS_MAKER:
+        for name in (*_OUTLIVES_ITS_MAKER, *_OF_ANY_OTHER_PROCESS):
             yield name, refuse
-    if not rules["own_processes"] and rules["shares_user"]:
-        yield from _blocks_for_same_user(rules["abi"])
+        for name, place in _OF_ANOTHER_PROCESS.items():
+            yield name, _unless(place, (0,))
+        if rules["shares_user"]:
+            yield from _blocks_for_older_landlock(rules["abi"])
 
 
-def _blocks_for_same_user(abi: int) -> "Iterable[tuple[str, Sequence[bytes]]]":
+def _blocks_for_older_landlock(abi: int) -> "Iterable[tuple[str, Sequence[bytes]]]":
     refuse = [_fail(errno.EPERM)]
-    for name, place in _OF_ANOTHER_PROCESS.items():
-        yield name, _unless(place, (0,))
-    for name in _OF_ANY_OTHER_PROCESS:
-        yield name, refuse
     if abi < 6:  # landlock does not bound signals yet: they reach the own process group only
         yield "kill", _unless(0, (0,))
         for name in _SIGNALS:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
         """Which system calls are refused, beside those that no command needs.
 
         `families` are the address families that sockets may have. Without processes of its own
-        (a process namespace), a command may not touch those of others by their ids; `shares_user`
-        tells that the kernel would let it, since they have the same user. `abi` is landlock's:
-        what it does not bound yet, is bounded here. 0 means that there is no landlock.
+        (a process namespace), a command may not touch others by their ids. `shares_user` tells
+        that its user is the service's: then what landlock's `abi` does not bound yet, signals and
+        truncation, is bounded here.
         """
 
         families: Sequence[int]
