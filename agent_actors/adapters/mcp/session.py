@@ -45,6 +45,8 @@ STARTING = "starting"
 MAX_TOOLS = 500
 MAX_REASON_CHARS = 500
 LISTEN_PAUSE_S = 5.0
+# A server may tell of changes without end.
+LIST_GAP_S = 0.2
 CLOSE_S = 10.0
 
 US = Implementation(name="agent-actors", version=__version__)
@@ -312,6 +314,7 @@ class ServerSession:
                 self._stale = False
                 async with asyncio.timeout(self._pace.list_s):
                     await self._learn_tools(client)
+                await asyncio.sleep(LIST_GAP_S)
             # A server may be too busy with calls to answer, and those have their own limit.
             elif not self._calls and not await self._answers(client):
                 raise ServerLost("it does not answer any more")

@@ -8,9 +8,8 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any
 
 import anyio
 import structlog
@@ -63,27 +62,36 @@ class StdioTransport:
         self._to_session, incoming = anyio.create_memory_object_stream[Incoming]()
         outgoing, self._from_session = anyio.create_memory_object_stream[SessionMessage]()
         self._listening = asyncio.create_task(self._listen())
-        self._tasks = [self._listening, self._task(self._read()), self._task(self._write())]
+        reading, writing = asyncio.create_task(self._read()), asyncio.create_task(self._write())
+        self._tasks = (self._listening, reading, writing)
         self._streams = (self._to_session, incoming, outgoing, self._from_session)
         return incoming, outgoing
 
     async def __aexit__(
         self,
         kind: type[BaseException] | None,
-        error: BaseException | None,
+        failure: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
         """End the program: close its input, then SIGTERM, then SIGKILL. Takes 7 s at most."""
+        ending = asyncio.create_task(self._end())
+        cancelled: asyncio.CancelledError | None = None
         with anyio.CancelScope(shield=True):
-            for stream in self._streams:
-                stream.close()
-            await self._stop()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.wait(self._tasks)
+            while not ending.done():
+                try:
+                    await asyncio.shield(ending)
+                except asyncio.CancelledError as error:
+                    cancelled = error  # once nothing of the program is left
+        if cancelled:
+            raise cancelled
 
-    def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        return asyncio.create_task(work)
+    async def _end(self) -> None:
+        for stream in self._streams:
+            stream.close()
+        await self._stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
 
     async def _read(self) -> None:
         """Bring what the server says to the session, until its output ends."""

@@ -17,9 +17,7 @@ from agent_actors.config_types import Secret
 from agent_actors.tools.registry import Surroundings, Tool, ToolOutput
 
 TOOLSHED = str(Path(__file__).with_name("toolshed.py"))
-QUICK = Pace(
-    list_s=2.0, ping_every_s=0.3, ping_s=1.0, return_s=10.0, first_pause_s=0.05, longest_pause_s=0.2
-)
+QUICK = Pace(ping_every_s=0.3, first_pause_s=0.05, longest_pause_s=0.2)
 # MCP servers look at none of it.
 NOWHERE: Surroundings = None  # type: ignore[assignment]
 
