@@ -7,11 +7,13 @@ import importlib.util
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
 
+from agent_actors.config_types import Positive
 from agent_actors.errors import ToolError, ToolRefused
 from agent_actors.tools.outcomes import (
     Counts,
@@ -48,7 +50,7 @@ class Run(Arguments, frozen=True):
         str, Meta(description="Folder of the project, from the workspace; empty: the workspace.")
     ] = ""
     timeout_s: Annotated[
-        float | None, Meta(gt=0, description="Seconds after which the run is stopped.")
+        Positive | None, Meta(description="Seconds after which the run is stopped.")
     ] = None
 
 
@@ -62,7 +64,7 @@ class Runner(Struct, frozen=True, kw_only=True):
     counts: Counter
     nothing_run: str
     remedy: str
-    outcomes: Mapping[int, Outcome] = {0: "passed"}
+    outcomes: Mapping[int, Outcome] = MappingProxyType({0: "passed"})
     otherwise: Outcome = "error"
 
 
@@ -113,7 +115,7 @@ class Pytest(Run, frozen=True):
     keyword: Annotated[
         str, Meta(max_length=500, description="Only tests whose names match, as `parse and not x`.")
     ] = ""
-    max_failures: Annotated[int | None, Meta(ge=1, description="Stop after so many failures.")] = (
+    max_failures: Annotated[Positive | None, Meta(description="Stop after so many failures.")] = (
         None
     )
     verbosity: Annotated[int, Meta(ge=0, le=2, description="How much is told of each test.")] = 0

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,9 +21,16 @@ class BareSandbox:
 
     name = "none"
 
-    def __init__(self, *, timeout_s: float = 60, max_output_bytes: int = 1024 * 1024) -> None:
+    def __init__(
+        self,
+        *,
+        timeout_s: float = 60,
+        max_output_bytes: int = 1024 * 1024,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.commands: list[Command] = []
         self._timeout_s = timeout_s
+        self._environment = dict(environment or {})
         self._max_output_bytes = max_output_bytes
 
     async def run(self, command: Command) -> Finished:
@@ -32,7 +40,12 @@ class BareSandbox:
             process = await asyncio.create_subprocess_exec(
                 *command.argv,
                 cwd=command.cwd,
-                env={"PATH": PATH, "HOME": "/nonexistent", **command.environment},
+                env={
+                    "PATH": PATH,
+                    "HOME": "/nonexistent",
+                    **self._environment,
+                    **command.environment,
+                },
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
@@ -77,9 +90,10 @@ def bare_surroundings(
     folder: Path, settings: ToolsConfig | None = None, sandbox: Sandbox | None = None
 ) -> Surroundings:
     """Return what a tool works with in a new workspace beneath the folder."""
+    settings = settings or ToolsConfig()
     return Surroundings(
         workspace=BareWorkspace(folder),
-        settings=settings or ToolsConfig(),
+        settings=settings,
         web=None,
-        sandbox=sandbox or BareSandbox(),
+        sandbox=sandbox or BareSandbox(environment=settings.sandbox.environment),
     )

@@ -50,6 +50,8 @@ SETTINGS: Sequence[tuple[str, str]] = (
 _ADVERTISED = re.compile(r"^([0-9a-f]{40}|[0-9a-f]{64})\t(\S+)$", re.MULTILINE)
 _DEFAULT_BRANCH = re.compile(r"^ref: refs/heads/(\S+)\tHEAD$", re.MULTILINE)
 
+_REDIRECTED = re.compile(r"returned error: 30\d|redirect")
+
 
 class RemoteRef(Struct, frozen=True, kw_only=True):
     """A branch, tag or commit of a remote, with its full name in the exchange."""
@@ -282,12 +284,14 @@ def _make_folder(path: Path, mode: int, uid: int | None) -> None:
 
 def _remedy(text: str) -> str:
     """Return what may help, for the failures that a configuration can mend."""
-    if "redirect" in text:
+    if _REDIRECTED.search(text):
         return " (redirects are not followed: give the address that it leads to)"
     if "terminal prompts disabled" in text or "Authentication failed" in text:
         return " (logins come from tools.git.credentials_file)"
     if "signal 25" in text or "File too large" in text:
         return " (bigger than tools.sandbox.max_file_bytes)"
+    if "unable to create temporary object directory" in text or "ermission denied" in text:
+        return " (as root, the service talks with remotes as the user tools.sandbox.first_uid)"
     if "fetch first" in text or "non-fast-forward" in text:
         return " (the remote's branch has moved on: git_pull first)"
     return ""
