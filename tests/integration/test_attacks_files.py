@@ -4,13 +4,13 @@ The agent's commands are played by the test, which plants what they could plant.
 """
 
 import asyncio
-import ctypes
 import os
 import socket
 import stat
-import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,14 @@ from agent_actors.tools import finding
 
 CANARY = "canary-7f3a91"
 ROUNDS = 150
-LIBC = ctypes.CDLL(None)
+SWAP = """
+import ctypes, os, sys
+HERE, EXCHANGE = -100, 2  # AT_FDCWD, RENAME_EXCHANGE of renameat2(2)
+libc, (place, decoy), parent = ctypes.CDLL(None), map(os.fsencode, sys.argv[1:]), os.getppid()
+print("swapping", flush=True)
+while os.getppid() == parent:
+    libc.renameat2(HERE, place, HERE, decoy, EXCHANGE)
+"""
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make what only root can")
 
 
@@ -242,28 +249,18 @@ async def test_deleting_a_tree_does_not_follow_links(agent: Agent, outside: Path
     assert names_in(agent.path) == []
 
 
-@contextmanager
-def swapped(place: Path, decoy: Path) -> Iterator[None]:
+@asynccontextmanager
+async def swapped(place: Path, decoy: Path) -> AsyncIterator[None]:
     """Exchange the two over and over beside the block; what is there is always one of them."""
-    over = threading.Event()
-
-    def swap() -> None:
-        while not over.is_set():
-            exchange(place, decoy)
-
-    worker = threading.Thread(target=swap)
-    worker.start()
+    swapper = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", SWAP, place, decoy), stdout=subprocess.PIPE
+    )
     try:
+        assert await swapper.stdout.readline() == b"swapping\n"
         yield
     finally:
-        over.set()
-        worker.join()
-
-
-def exchange(one: Path, other: Path) -> None:
-    """See renameat2(2); Python has no function for it."""
-    here, both = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    LIBC.renameat2(here, os.fsencode(one), here, os.fsencode(other), both)
+        swapper.kill()
+        await swapper.wait()
 
 
 async def rounds(agent: Agent, path: str, *, but: tuple[str, ...]) -> str:
@@ -283,7 +280,7 @@ async def test_a_folder_swapped_for_a_link_during_the_call_leads_nowhere(agent, 
     (agent.path / "a").mkdir()
     (agent.path / "a/secret.txt").write_text("mine\n")
     (agent.path / "decoy").symlink_to(outside)
-    with swapped(agent.path / "a", agent.path / "decoy"):
+    async with swapped(agent.path / "a", agent.path / "decoy"):
         told = await rounds(agent, "a/secret.txt", but=("delete_file", "mkdir"))
         told += await rounds(agent, "a", but=("delete_file", "write_file"))
         told += await rounds(agent, "a/new/file", but=("delete_file",))
@@ -295,38 +292,53 @@ async def test_a_folder_swapped_for_a_link_during_the_call_leads_nowhere(agent, 
 async def test_a_file_swapped_for_a_link_during_the_call_is_not_followed(agent, outside: Path):
     (agent.path / "a.txt").write_text("mine\n")
     (agent.path / "decoy").symlink_to(outside / "secret.txt")
-    with swapped(agent.path / "a.txt", agent.path / "decoy"):
+    async with swapped(agent.path / "a.txt", agent.path / "decoy"):
         told = await rounds(agent, "a.txt", but=("delete_file", "write_file", "append_file"))
     assert CANARY not in told
     assert "a.txt: lines" in told
     assert "a.txt is a symbolic link" in told
 
 
-async def test_a_link_that_comes_while_a_file_is_written_is_replaced_and_not_followed(
-    agent: Agent, outside: Path
-):
-    for number in range(ROUNDS):
-        (agent.path / "a.txt").write_text("mine\n")
-        (agent.path / f"decoy{number}").symlink_to(outside / "secret.txt")
-        with swapped(agent.path / "a.txt", agent.path / f"decoy{number}"), suppress(ToolError):
-            await agent.use("write_file", path="a.txt", content="x")
-            await agent.use("append_file", path="a.txt", content="x")
-        (agent.path / "a.txt").unlink()
+async def test_a_file_swapped_for_a_hard_link_during_the_call_is_not_read(agent, outside: Path):
+    (agent.path / "a.txt").write_text("mine\n")
+    os.link(outside / "secret.txt", agent.path / "decoy")
+    async with swapped(agent.path / "a.txt", agent.path / "decoy"):
+        told = await rounds(agent, "a.txt", but=("delete_file", "write_file", "append_file"))
+    assert CANARY not in told
+    assert "a.txt: lines" in told
+    assert "a.txt is a hard link" in told
+
+
+async def test_a_link_that_comes_while_a_file_is_written_is_not_followed(agent, outside: Path):
+    place, decoy = agent.path / "a.txt", agent.path / "decoy"
+    async with swapped(place, decoy):
+        for _ in range(ROUNDS):
+            place.write_text("mine\n")
+            decoy.symlink_to(outside / "secret.txt")
+            for name in ("write_file", "append_file"):
+                with suppress(ToolError):
+                    await agent.use(name, path="a.txt", content="x")
+            place.unlink()
+            decoy.unlink()
 
 
 async def test_a_folder_swapped_for_a_link_while_it_is_deleted_leads_nowhere(agent, outside: Path):
-    for number in range(ROUNDS // 3):
-        (agent.path / "a/b").mkdir(parents=True)
-        (agent.path / "a/b/secret.txt").write_text("mine\n")
-        (agent.path / f"decoy{number}").symlink_to(outside)
-        with swapped(agent.path / "a/b", agent.path / f"decoy{number}"):
-            await agent.use("delete_file", path="a", recursive=True)
+    place, decoy = agent.path / "a/b", agent.path / "decoy"
+    async with swapped(place, decoy):
+        for _ in range(ROUNDS):
+            place.mkdir(parents=True)
+            (place / "secret.txt").write_text("mine\n")
+            decoy.symlink_to(outside)
+            with suppress(ToolError):
+                await agent.use("delete_file", path="a/b", recursive=True)
+            for name in names_in(agent.path):
+                await agent.use("delete_file", path=name, recursive=True)
 
 
 async def test_a_file_swapped_for_a_pipe_during_the_call_does_not_block(agent: Agent):
     (agent.path / "a.txt").write_text("mine\n")
     os.mkfifo(agent.path / "decoy")
-    with swapped(agent.path / "a.txt", agent.path / "decoy"):
+    async with swapped(agent.path / "a.txt", agent.path / "decoy"):
         async with asyncio.timeout(60):
             told = await rounds(agent, "a.txt", but=("delete_file", "write_file", "append_file"))
     assert "a.txt: lines" in told
