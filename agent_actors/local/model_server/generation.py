@@ -34,8 +34,8 @@ class Reply(Struct, frozen=True, kw_only=True):
 class Generation(Struct, frozen=True, kw_only=True):
     """One choice of an answer, token by token.
 
-    `tokens` are what the model would sample; `call_deltas` says which of them a stream tells as
-    part of a call. `content` is the text beside whole calls: null or empty, see `beside_calls`.
+    `tokens` are what the model would sample; `call_deltas` says which of them a stream tells, as
+    part of a call or as words before one. `content` is the text beside whole calls.
     """
 
     tokens: tuple[str, ...]
@@ -83,8 +83,10 @@ def _calls(reply: Reply, chat: ChatRequest, max_tokens: int) -> Generation:
         ToolCall(id=f"chatcmpl-tool-{uuid4().hex[:16]}", type="function", function=function)
         for function in reply.calls
     ]
-    tokens: list[str] = []
-    deltas: dict[int, Delta] = {}
+    named = isinstance(chat.tool_choice, NamedTool)
+    content = "" if named or chat.tool_choice == "required" else reply.content or None
+    tokens = list(pieces(content or ""))
+    deltas = {index: Delta(content=token) for index, token in enumerate(tokens)}
     for index, call in enumerate(calls):
         for token, delta in _call_tokens(index, call):
             if delta is not None:
@@ -95,11 +97,10 @@ def _calls(reply: Reply, chat: ChatRequest, max_tokens: int) -> Generation:
         return Generation(
             tokens=tuple(tokens[:max_tokens]), finish_reason="length", call_deltas=deltas
         )
-    named = isinstance(chat.tool_choice, NamedTool)
     return Generation(
         tokens=tuple(tokens),
         finish_reason="stop" if named else "tool_calls",
-        content="" if named or chat.tool_choice == "required" else reply.content or None,
+        content=content,
         calls=tuple(calls),
         call_deltas=deltas,
     )

@@ -72,6 +72,15 @@ def test_a_call_by_choice_has_null_content_and_ends_with_tool_calls():
     assert [call.function for call in message.tool_calls] == [CALL]
 
 
+def test_words_before_a_call_are_streamed_before_it():
+    generation = generate(Reply(content="I will write.", calls=(CALL,)), chat(), 100)
+    deltas = [generation.delta(index) for index in range(len(generation.tokens))]
+    told = [delta.content for delta in deltas if delta]
+    assert generation.message().content == streamed_text(generation) == "I will write."
+    assert told[:4] == ["I", " will", " write", "."]
+    assert set(told[4:]) == {None}
+
+
 def test_a_required_call_has_empty_content_and_ends_with_tool_calls():
     generation = generate(Reply(calls=(CALL,)), chat(tool_choice="required"), 100)
     assert (generation.message().content, generation.finish_reason) == ("", "tool_calls")
