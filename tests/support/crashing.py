@@ -4,9 +4,11 @@ Everything is real but for one call that is followed, or not even begun, by SIGK
 """
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from agent_actors.adapters.jetstream.tasks import JetStreamAcks
 from agent_actors.adapters.vllm import VLLMHTTPClient
 from agent_actors.assembly import build_agent_actor
 from agent_actors.contract import task_key
+from agent_actors.ledger import TaskRecord
+from agent_actors.tools.toolbox import Toolbox
 
 POINTS = (
     "before begin",
@@ -27,36 +31,86 @@ POINTS = (
     "after ack",
 )
 
+# Points in the work of an agent with tools whose every turn makes one call that writes.
+TURN_POINTS = (
+    "before the first turn is stored",
+    "between two turns",
+    "before a call that writes",
+    "after a call that wrote",
+    "after the last turn",
+)
+# What the call has in it at which an actor dies.
+FATAL = "the fatal line"
 
-def crashing_actor(point: str, task_id: str, marker: Path) -> Build:
-    """Return a `build` whose actors die at this point of this task, the first time only."""
-    return partial(_build, point, task_id, marker)
+
+def crashing_actor(point: str, task_id: str, marker: Path, lost: Path | None = None) -> Build:
+    """Return a `build` whose actors die at this point of this task, the first time only.
+
+    `lost` is a folder that goes with them.
+    """
+    return partial(_build, point, task_id, partial(_die_once, marker, lost))
 
 
-async def _build(point: str, task_id: str, marker: Path, settings: ActorSettings) -> ActorParts:
-    die = partial(_die_once, marker)
+async def _build(
+    point: str, task_id: str, die: Callable[[], None], settings: ActorSettings
+) -> ActorParts:
+    if point in TURN_POINTS:
+        _arm_turns(point, task_key(task_id), die)
+    else:
+        _arm(point, task_id, die)
+    return await build_agent_actor(settings)
+
+
+def _arm(point: str, task_id: str, die: Callable[[], None]) -> None:
     key = task_key(task_id)
 
     def about(*args: Any) -> bool:
         return key in str(args) or task_id in str(args)
 
-    def writes(state: str) -> Callable[..., bool]:
-        return lambda _self, written, record, _revision: written == key and record.state == state
-
     match point:
         case "before begin":
-            _wrap(JetStreamLedger, "write", before=die, when=writes("running"))
+            _wrap(JetStreamLedger, "write", before=die, when=_makes(key, "running"))
         case "after begin":
-            _wrap(JetStreamLedger, "write", after=die, when=writes("running"))
+            _wrap(JetStreamLedger, "write", after=die, when=_makes(key, "running"))
         case "mid-strategy":
             _wrap(VLLMHTTPClient, "chat", after=die, when=about)
         case "after commit":
-            _wrap(JetStreamLedger, "write", after=die, when=writes("completed"))
+            _wrap(JetStreamLedger, "write", after=die, when=_makes(key, "completed"))
         case "after publish":
             _wrap(NATSResultPublisher, "publish", after=die, when=about)
         case "after ack":
             _wrap(JetStreamAcks, "ack", after=die, when=about)
-    return await build_agent_actor(settings)
+
+
+def _arm_turns(point: str, key: str, die: Callable[[], None]) -> None:
+    match point:
+        case "before the first turn is stored":
+            _wrap(JetStreamLedger, "write", before=die, when=_keeps(key))
+        case "between two turns":
+            stores_a_turn = _keeps(key, writes=4)  # each turn is stored before its call and after
+            _wrap(JetStreamLedger, "write", after=die, when=stores_a_turn)
+        case "before a call that writes":
+            _wrap(Toolbox, "run", before=die, when=lambda _self, call: FATAL in str(call))
+        case "after a call that wrote":
+            _wrap(Toolbox, "run", after=die, when=lambda _self, call: FATAL in str(call))
+        case "after the last turn":
+            _wrap(JetStreamLedger, "write", before=die, when=_makes(key, "completed"))
+
+
+def _makes(key: str, state: str) -> Callable[..., bool]:
+    """Return whether a write to the ledger puts the task into this state."""
+    return lambda _self, written, record, _revision: written == key and record.state == state
+
+
+def _keeps(key: str, writes: int = 1) -> Callable[..., bool]:
+    """Return whether a write to the ledger is the one, counted from 1, that keeps a turn."""
+    kept = count(1)
+
+    def is_the_one(_self: Any, written: str, record: TaskRecord, _revision: int) -> bool:
+        keeps = written == key and bool(record.turns or record.recent_turns)
+        return keeps and record.state == "running" and next(kept) == writes
+
+    return is_the_one
 
 
 def _wrap(
@@ -83,9 +137,11 @@ def _wrap(
     setattr(owner, verb, wrapped)
 
 
-def _die_once(marker: Path) -> None:
+def _die_once(marker: Path, lost: Path | None) -> None:
     try:
         marker.touch(exist_ok=False)
     except FileExistsError:
         return
+    if lost:
+        shutil.rmtree(lost)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -115,7 +115,7 @@ MORE_OF_IT = [
     Rules(copies=2, deliveries=3, consumer_made_anew=True),
     Rules(copies=2, deliveries=3, one_is_purged=True, answers_to_lose=2),
     Rules(copies=3, deliveries=4),
-    Rules(copies=1, deliveries=4, turns=2),
+    Rules(copies=1, deliveries=4, turns=1),
     Rules(copies=2, deliveries=3, turns=2, window_expires=True),
 ]
 
