@@ -7,11 +7,12 @@ The map of the package, in the order in which a task travels:
     actor         works on many tasks at once
     settlement    one delivery, from beginning to exactly one result; reading, leases, ledger,
                   disposition, announcement and oversize each hold a part of that promise
-    execution     one attempt: a strategy under a deadline
-    strategies    the ways of working on a task
+    execution     one attempt: a strategy under a deadline; journal keeps its turns
+    strategies    the ways of working on a task: a proposal, or a loop of turns with tools
+    tools         what an agent can call, in its workspace and a sandbox
     ports         what all of it needs of the outside, as Protocols
-    adapters      the outside: jetstream, vllm, ray_runtime
-    assembly      puts an agent together; ray_runtime does so with a supervisor
+    adapters      the outside: jetstream, vllm, ray_runtime, web, mcp
+    assembly      puts an agent together, at its workbench; ray_runtime does so with a supervisor
     client, cli, library    the ways in
     config, local, observe  configuration; what `up` starts; logs
 """
