@@ -82,7 +82,7 @@ class BareWorkspace:
         self.path = folder / "work"
         self.private = folder / "private"
         self.uid = None
-        self.path.mkdir(exist_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
         self.private.mkdir(exist_ok=True)
 
 

@@ -276,10 +276,13 @@ def _exchange_uid(surroundings: Surroundings) -> int | None:
 
 
 def _make_folder(path: Path, mode: int, uid: int | None) -> None:
-    path.mkdir(mode=OWN, exist_ok=True)
-    if uid is not None:
-        os.chown(path, uid, -1, follow_symlinks=False)
-    path.chmod(mode)
+    try:
+        path.mkdir(mode=OWN, exist_ok=True)
+        if uid is not None:
+            os.chown(path, uid, -1, follow_symlinks=False)
+        path.chmod(mode)
+    except OSError as error:
+        raise ToolError(f"there is no place to meet remotes at: {error.strerror}") from error
 
 
 def _remedy(text: str) -> str:
@@ -304,12 +307,12 @@ def _bundle_in(folder: Path) -> Path:
 
 def _carry(source: Path, target: Path) -> None:
     """Copy what a command wrote to where the other side may read it: a plain file, or nothing."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(os.open(source, flags), "rb") as file, target.open("xb") as copy:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ToolError("the commits cannot be handed over: they are in no plain file")
+            shutil.copyfileobj(file, copy)
+        target.chmod(READABLE)
     except OSError as error:
-        raise ToolError(f"the commits cannot be handed over: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb") as file, target.open("xb") as copy:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ToolError("the commits cannot be handed over: they are in no plain file")
-        shutil.copyfileobj(file, copy)
-    target.chmod(READABLE)
+        raise ToolError(f"the commits cannot be handed over: {error.strerror}") from error

@@ -9,11 +9,12 @@ from agent_actors.tools.git.remotes import HTTPS, HTTPS_PORT, Remote
 
 READABLE_BY_OTHERS = 0o004
 
-# A helper answers `get`; what git says of a login that was taken or refused, nobody stores.
+# Git asks its helper for a login, and tells it later whether that was taken or refused: this one
+# gives the same answer to all, and stores nothing.
 LOGIN_HELPER = (
     "credential.helper",
     r"""!f() {
-        test "$1" = get && test -n "$GIT_LOGIN_NAME" &&
+        test -n "$GIT_LOGIN_NAME" &&
         printf 'username=%s\npassword=%s\n' "$GIT_LOGIN_NAME" "$GIT_LOGIN_PASSWORD"
     }; f""",
 )
