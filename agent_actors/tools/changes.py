@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import structlog
 from msgspec import Struct
 
 from agent_actors.errors import ToolError
 from agent_actors.tools.beneath import Beneath, Entry
 from agent_actors.tools.shadow import ChangedFile, Content, GitFailed, ShadowRepository
+
+log = structlog.get_logger()
 
 MANIFEST = "baseline"
 MAX_FILES = 200_000
@@ -67,14 +70,23 @@ class Changes:
         self._shadow = ShadowRepository(private)
 
     def mark_baseline(self) -> None:
-        """Keep what is in the folder now, for the comparison."""
+        """Keep what is in the folder now, for the comparison. Raises OSError, ToolError."""
         scan = self._scan()
-        with suppress(GitFailed):  # said when the comparison is asked for
-            self._shadow.import_base(self._contents(scan.entries.values(), MAX_BASE_BYTES))
+        try:
+            if scan.entries:
+                self._shadow.import_base(self._contents(scan.entries.values(), MAX_BASE_BYTES))
+        except GitFailed as error:  # the artifacts will say so, too
+            log.warning("workspace.baseline_not_kept", error=str(error))
         self._manifest.write_bytes(msgspec.msgpack.encode(list(scan.seen().items())))
 
     def artifacts(self) -> dict[str, Any]:
         """Return `files_changed` and `diff`, and `diff_notes` when they do not tell all."""
+        try:
+            return self._artifacts()
+        except (ToolError, OSError) as error:  # the folder is gone, the disk full
+            return _artifacts([], "", [f"the changes cannot be told: {error}"])
+
+    def _artifacts(self) -> dict[str, Any]:
         scan, before = self._scan(), self._baseline()
         changed = [path for path, seen in scan.seen().items() if before.get(path) != seen]
         deleted = [] if scan.is_cut else [path for path in before if path not in scan.entries]
@@ -95,6 +107,8 @@ class Changes:
         deleted: list[bytes],
         notes: list[str],
     ) -> dict[str, Any]:
+        if before and not self._shadow.has_base:
+            raise GitFailed("what the task has found could not be kept for comparison")
         ignored = self._ignored(scan, [path for path in changed if path not in before])
         wanted = [scan.entries[path] for path in changed if path not in ignored]
         self._shadow.import_now(deleted, self._contents(wanted, MAX_NOW_BYTES))

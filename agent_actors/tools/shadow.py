@@ -70,6 +70,11 @@ class ShadowRepository:
         self._private = private
         self._folder = private / "shadow.git"
 
+    @property
+    def has_base(self) -> bool:
+        """Whether the first commit was made."""
+        return (self._folder / BASE).exists()
+
     def import_base(self, contents: Iterable[tuple[bytes, Content]]) -> None:
         """Make the commit that the other one is compared with."""
         self._import(BASE, "", (), contents)
@@ -78,7 +83,7 @@ class ShadowRepository:
         self, deleted: Iterable[bytes], contents: Iterable[tuple[bytes, Content]]
     ) -> None:
         """Make the other commit, as a change of the first one, which is made if there is none."""
-        if not (self._folder / BASE).exists():
+        if not self.has_base:
             self.import_base(())
         self._import(NOW, BASE, deleted, contents)
 

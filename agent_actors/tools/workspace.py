@@ -29,6 +29,7 @@ from msgspec import Struct
 
 from agent_actors.config_tools import WorkspaceConfig
 from agent_actors.contract import ResultStatus, task_key
+from agent_actors.errors import ToolError, WorkspaceUnavailable
 from agent_actors.tools.beneath import Beneath
 from agent_actors.tools.changes import Changes
 from agent_actors.tools.removal import remove_tree
@@ -95,11 +96,20 @@ class Workspace:
         return Beneath(self.path, scratch=self.private, uid=self.uid, max_bytes=self._max_bytes)
 
     async def mark_baseline(self) -> None:
-        """Remember what is in the folder as what the task has found there."""
-        await asyncio.to_thread(Changes(self.files, self.private).mark_baseline)
+        """Remember what is in the folder as what the task has found there.
+
+        Raises WorkspaceUnavailable when it cannot be kept.
+        """
+        try:
+            await asyncio.to_thread(Changes(self.files, self.private).mark_baseline)
+        except (ToolError, OSError) as error:
+            raise WorkspaceUnavailable(f"{self.path}: {error}") from error
 
     async def artifacts(self) -> dict[str, Any]:
-        """Return `files_changed` and `diff`: what differs from how the task found its folder."""
+        """Return `files_changed` and `diff`: what differs from how the task found its folder.
+
+        What is missing of them is said in `diff_notes`.
+        """
         return await asyncio.to_thread(Changes(self.files, self.private).artifacts)
 
     def close(self) -> None:
@@ -193,14 +203,16 @@ class Workspaces:
         outer = Path(known.path).parent
         if outer.parent.parent != self._root.pool or Path(known.path).name != WORK:
             return None  # a journal from before the root was configured anew
-        lock = _locked(outer, create=False)
-        if lock is None:
-            return None
-        with suppress(OSError):
-            record = _read_record(outer)
-            if record and self._is_same(record, known, outer):
+        lock = None
+        try:
+            lock = _locked(outer, create=False)
+            record = _read_record(outer) if lock else None
+            if lock and record and self._is_same(record, known, outer):
                 return self._opened(known, record.uid, lock)
-        lock.close()
+        except OSError as error:
+            log.warning("workspace.not_reopened", folder=str(outer), error=str(error))
+        if lock:
+            lock.close()
         return None
 
     def _is_same(self, record: WorkspaceRecord, known: WorkspaceId, outer: Path) -> bool:
@@ -290,7 +302,7 @@ def _read_record(outer: Path) -> WorkspaceRecord | None:
 
 
 def _folders(parent: Path) -> Iterator[Path]:
-    with suppress(FileNotFoundError), os.scandir(parent) as entries:
+    with suppress(OSError), os.scandir(parent) as entries:  # mostly, there is none
         yield from [Path(entry) for entry in entries if entry.is_dir(follow_symlinks=False)]
 
 

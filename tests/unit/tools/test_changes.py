@@ -237,11 +237,37 @@ async def test_a_long_diff_is_cut_and_says_how_much_is_missing(workspace, monkey
 
 async def test_without_git_the_changed_files_are_told_and_what_is_missing(workspace, monkeypatch):
     monkeypatch.setattr(shadow.shutil, "which", lambda _: None)
-    (workspace.path / "a").write_text("x\n")
-    await workspace.mark_baseline()
     (workspace.path / "b").write_text("x\n")
-    (workspace.path / "a").unlink()
+    (workspace.path / "a").symlink_to("b")
     artifacts = await workspace.artifacts()
-    assert listed(artifacts) == [("a", "deleted", 0, 0), ("b", "added", 0, 0)]
+    assert listed(artifacts) == [("a", "added", 0, 0), ("b", "added", 0, 0)]
     assert artifacts["diff"] == ""
     assert "no program git" in artifacts["diff_notes"][0]
+
+
+async def test_a_baseline_that_could_not_be_kept_is_said_and_not_made_up(workspace, monkeypatch):
+    (workspace.path / "a").write_text("x\n")
+    with monkeypatch.context() as without_git:
+        without_git.setattr(shadow.shutil, "which", lambda _: None)
+        await workspace.mark_baseline()
+    (workspace.path / "a").write_text("y\n")
+    artifacts = await workspace.artifacts()
+    assert listed(artifacts) == [("a", "modified", 0, 0)]
+    assert "could not be kept" in artifacts["diff_notes"][0]
+
+
+async def test_a_workspace_that_is_gone_costs_only_its_artifacts(workspace: Workspace):
+    _ = workspace.files
+    workspace.path.rmdir()
+    artifacts = await workspace.artifacts()
+    assert (artifacts["files_changed"], artifacts["diff"]) == ([], "")
+    assert "cannot be told: .: No such file" in artifacts["diff_notes"][0]
+
+
+async def test_a_full_disk_costs_only_the_artifacts(workspace: Workspace, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    (workspace.path / "a").write_text("x\n")
+    monkeypatch.setattr(shadow.tempfile, "TemporaryFile", full)
+    assert "No space left" in (await workspace.artifacts())["diff_notes"][0]
