@@ -1,6 +1,7 @@
 """A task as it is being worked on, shown on stderr: on a terminal live, else line by line."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Protocol, cast
@@ -20,6 +21,7 @@ from agent_actors.errors import AgentActorsError
 LAST_NEWS_S = 0.5
 WORDS_LINES = 12
 FRAMES_A_SECOND = 8
+SPINNER_WIDTH = 2
 
 
 class View(Protocol):
@@ -69,7 +71,9 @@ class Screen:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._words = ""
-        self._spinner = Spinner("dots", "waiting for an agent")
+        self._where = "waiting for an agent"
+        self._began = time.monotonic()
+        self._spinner = Spinner("dots")
         self.live = Live(
             get_renderable=self.picture,
             console=console,
@@ -80,7 +84,9 @@ class Screen:
     def picture(self) -> RenderableType:
         """Return what stands below the lines at this moment."""
         last_lines = plain(self._words).strip().splitlines()[-WORDS_LINES:]
-        return Group(Text("\n".join(last_lines), style="dim", no_wrap=False), self._spinner)
+        status = f"{time.monotonic() - self._began:.0f} s  {self._where}"
+        self._spinner.update(text=self._line(status))
+        return Group(Text("\n".join(last_lines), style="dim"), self._spinner)
 
     def show(self, event: TaskEvent) -> None:
         """Change the picture as the event says."""
@@ -89,29 +95,33 @@ class Screen:
                 text = str(event.detail.get("text", ""))
                 self._words = self._words + text if text else ""  # empty: it begins anew
             case "started":
-                self._stand(f"running on {event.agent_id}, attempt {event.attempt}")
+                self._where = _agent(event)
             case "tool_call":
                 self._keep_words()
-                self._stand(_call(event))
+                self._console.print(self._line(line_of(event), style="dim"))
+                self._where = _call(event)
             case "tool_result":
                 style = "green" if event.detail.get("success") else "red"
-                self._console.print(Text(line_of(event), style=style))
-                self._stand(f"running on {event.agent_id}, attempt {event.attempt}")
+                self._console.print(self._line(line_of(event), style=style))
+                self._where = _agent(event)
             case "retry":
                 self._words = ""
-                self._stand(line_of(event))
+                self._where = line_of(event)
             case "finished":
                 self._words = ""  # the result has them
-                self._stand("done")
+                self._where = "done"
 
     def _keep_words(self) -> None:
         """Print what the model said before its call; what it says next begins anew."""
         if words := plain(self._words).strip():
-            self._console.print(Text(words, style="dim"))
+            self._console.print(Text(words))
         self._words = ""
 
-    def _stand(self, where: str) -> None:
-        self._spinner.update(text=Text(one_line(where)))
+    def _line(self, text: str, style: str = "") -> Text:
+        """Return the text cut at the terminal's edge, with room for the spinner."""
+        line = Text(plain(text), style=style)
+        line.truncate(self._console.width - SPINNER_WIDTH, overflow="ellipsis")
+        return line
 
 
 def line_of(event: TaskEvent) -> str:
@@ -126,6 +136,10 @@ def line_of(event: TaskEvent) -> str:
             return one_line(f"waiting for another attempt: {error}")
         case _:
             return ""
+
+
+def _agent(event: TaskEvent) -> str:
+    return f"running on {event.agent_id}, attempt {event.attempt}"
 
 
 def _call(event: TaskEvent) -> str:

@@ -116,9 +116,17 @@ def _of_commit(commit: Mapping[str, Any]) -> str:
     return f"{str(commit.get('commit', ''))[:12]} {commit.get('message', '')}"
 
 
+def _of_test_run(run: Mapping[str, Any]) -> str:
+    counts = [
+        f"{run[name]} {name}" for name in ("passed", "failed", "errors", "skipped") if name in run
+    ]
+    return f"{run.get('tool', '')} {run.get('outcome', '')}: {', '.join(counts)}"
+
+
 FORMS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "files_changed": _of_file,
     "commits": _of_commit,
+    "tests": _of_test_run,
 }
 
 

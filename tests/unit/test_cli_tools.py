@@ -138,7 +138,8 @@ def test_words_that_a_call_follows_stay_on_the_terminal_above_its_result():
     paper.show(event("token", text=f"I will look.{HOSTILE}"), CALL)
     assert 'files.read_file path="a.py"' in paper.live
     paper.show(DONE)
-    assert paper.kept.index("I will look.") < paper.kept.index("✓ files.read_file 3 lines")
+    places = [paper.kept.index(words) for words in ("I will look.", "→ files.read", "✓ files.read")]
+    assert places == sorted(places)
     assert "\x1b]0" not in paper.kept
     assert "I will look." not in paper.live
 
@@ -148,6 +149,14 @@ def test_an_answer_that_begins_anew_voids_the_words_before():
     paper.show(event("token", text="wrong"), event("token", text=""), event("token", text="right"))
     assert "wrong" not in paper.live
     assert "right" in paper.live
+
+
+def test_no_line_is_longer_than_the_terminal_is_wide():
+    paper = Paper()
+    wide = event("tool_call", tool="files", operation="x", params={str(n): n for n in range(99)})
+    paper.show(wide)
+    assert len(paper.kept.splitlines()) == 1
+    assert len(paper.live.strip().splitlines()) == 1
 
 
 def test_only_the_last_lines_of_many_words_are_live():
@@ -201,7 +210,8 @@ def test_a_result_with_tools_shows_what_was_done(capsys: pytest.CaptureFixture[s
         "files_changed": [{"path": "a.py", "change": "added", "added": 3, "deleted": 0}],
         "diff": "--- /dev/null\n+++ b/a.py\n+x\n",
         "commits": [{"commit": "0123456789abcdef", "message": "Add a\n\nMore", "branch": "main"}],
-        "tests": [{"passed": 3, "failed": 0}],
+        "tests": [{"tool": "pytest", "outcome": "passed", "passed": 3, "failed": 0}],
+        "odd": [{"a": 1, "b": "x"}, "y"],
         "log": f"said {HOSTILE}",
         "none": [],
     }
@@ -213,7 +223,8 @@ def test_a_result_with_tools_shows_what_was_done(capsys: pytest.CaptureFixture[s
     assert any(row.startswith("✗ tests.pytest 2.3 s �]0;owned") for row in rows)
     assert "added a.py (+3 -0)" in rows
     assert "0123456789ab Add a More" in rows
-    assert "passed=3 failed=0" in rows
+    assert "pytest passed: 3 passed, 0 failed" in rows
+    assert 'a=1 b="x"' in rows
     assert "diff: 3 lines; `agent-actors status t-1 --diff` prints it" in rows
     assert "none" not in said
 
