@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 
 NEWEST_ABI = 7
 
+# A file that may not be read is there all the same, and these programs give up at it.
+_WITHOUT_SETTINGS_OF_THE_MACHINE = {
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "NPM_CONFIG_GLOBALCONFIG": "/dev/null",
+    "PIP_CONFIG_FILE": "/dev/null",
+}
+
 
 class LandlockSandbox:
     """Confines commands with landlock. `abi` is the newest version of it to make use of."""
@@ -49,9 +56,8 @@ class LandlockSandbox:
         return {
             "argv": command.argv,
             "cwd": str(command.cwd),
-            "environment": places.environment(
-                self._config, command, home=home, temporary=temporary
-            ),
+            "environment": _WITHOUT_SETTINGS_OF_THE_MACHINE
+            | places.environment(self._config, command, home=home, temporary=temporary),
             "uid": uid,
             "limits": places.limits(self._config),
             "own_processes": False,

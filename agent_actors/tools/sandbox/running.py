@@ -59,7 +59,7 @@ async def launch(
     status = _Stream(_MAX_STATUS_BYTES, on_end=settled.set)
     timed_out = False
     started = time.perf_counter()
-    process, control = await _start(argv, output, status)
+    process, control = await _start(argv, output, status, owner=spec["uid"])
     try:
         control.write(msgspec.json.encode(spec) + b"\n")
         async with asyncio.timeout(timeout_s):
@@ -119,7 +119,7 @@ class _Stream(asyncio.Protocol):
 
 
 async def _start(
-    argv: Sequence[str], output: _Stream, status: _Stream
+    argv: Sequence[str], output: _Stream, status: _Stream, *, owner: int | None
 ) -> tuple[asyncio.subprocess.Process, asyncio.WriteTransport]:
     """Start the launcher without our environment, on pipes that only it and we hold.
 
@@ -132,6 +132,8 @@ async def _start(
         )
         for end in (stdin, stdout, stderr):
             handed_over.callback(os.close, end)
+        if owner is not None:
+            os.fchown(stdout, owner, owner)  # or it could not be opened again, as /dev/stdout
         control, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, _file(control_end, "wb"))
         unless_started.callback(control.abort)
         for end, stream in ((output_end, output), (status_end, status)):

@@ -107,5 +107,15 @@ def _execute(argv: "list[str]", environment: "dict[str, str]") -> "NoReturn":
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            failure = OSError(error.errno, error.strerror, program)
+            failure = OSError(error.errno, f"{error.strerror}{_obstacle(program)}", program)
     raise failure
+
+
+def _obstacle(program: str) -> str:
+    """Return which folder above the program keeps our user out, if one does."""
+    folder = ""
+    for name in os.path.realpath(program).split("/")[1:-1]:
+        folder += f"/{name}"
+        if not os.access(folder, os.X_OK):
+            return f" (user {os.getuid()} may not enter {folder})"
+    return ""
