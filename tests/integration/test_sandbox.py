@@ -106,7 +106,7 @@ async def test_home_and_temporary_folder_are_private_and_gone_afterwards(
     said = await output_of(sandbox, folder, "sh", "-c", script)
     assert [line for line in said.splitlines() if line in {"a", "b"}] == ["a", "b"]
     assert said.endswith(f"{folder}\n")
-    assert [*folder.iterdir(), *private.iterdir()] == []
+    assert contents(folder, private) == []
 
 
 async def test_output_can_be_opened_again_by_its_name(sandbox: Sandbox, folder: Path):
@@ -125,6 +125,10 @@ async def test_files_belong_to_the_user_of_the_workspace(sandbox: Sandbox, folde
     assert said.split()[0] == str(expected)
     if UID:
         assert said.split()[1:] == [str(UID)]
+
+
+def contents(*folders: Path) -> list[Path]:
+    return [path for folder in folders for path in folder.iterdir()]
 
 
 def owner_and_mode(path: Path) -> tuple[int, int]:
