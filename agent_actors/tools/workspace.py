@@ -4,6 +4,7 @@
                                  lock
                                  record    whose it is, and the token that proves it
                                  private/  for our own bookkeeping
+                                 git/      between the workspace and remotes: `git.exchange`
                                  work/     the workspace: all that the agent sees
 
 A lock ends with its process, so that what a dead one held can be taken over or swept away. On a

@@ -235,6 +235,17 @@ async def test_a_clone_brings_a_branch_a_tag_or_a_commit(
     assert (allowed.workspace.path / "a.txt").read_text() == "one\n"
 
 
+async def test_a_remote_without_a_default_branch_is_cloned_at_its_commit(
+    allowed: Surroundings, upstream: Path
+):
+    run_git(upstream, "checkout", "--quiet", "--detach", "old")
+    let_everybody_write(upstream)
+    await use("git_clone", allowed, url=f"file://{upstream}")
+    commit = run_git(upstream, "rev-parse", "old")
+    assert run_git(allowed.workspace.path, "rev-parse", "HEAD") == commit
+    assert run_git(allowed.workspace.path, "branch", "--show-current") == ""
+
+
 async def test_an_empty_repository_can_be_cloned_and_pushed_to(
     allowed: Surroundings, upstream: Path
 ):

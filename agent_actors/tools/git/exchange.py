@@ -100,13 +100,15 @@ class Exchange:
             return RemoteRef(name=f"{COMMITS}{ref}", commit=ref)
         names = (f"{BRANCHES}{ref}", f"{TAGS}{ref}") if ref else ("HEAD",)
         text = await self._with_remote(remote, "ls-remote", "--symref", "--", remote.url, *names)
-        found = {name: commit for commit, name in _ADVERTISED.findall(text)}
-        default = _DEFAULT_BRANCH.search(text)
-        if not ref and default:
-            names, found = (f"{BRANCHES}{default[1]}",), {f"{BRANCHES}{default[1]}": found["HEAD"]}
-        return next(
-            (RemoteRef(name=name, commit=found[name]) for name in names if name in found), None
-        )
+        commits = {name: commit for commit, name in _ADVERTISED.findall(text)}
+        name = next((name for name in names if name in commits), None)
+        if name is None:
+            return None
+        if name == "HEAD":
+            default = _DEFAULT_BRANCH.search(text)
+            full = f"{BRANCHES}{default[1]}" if default else f"{COMMITS}{commits[name]}"
+            return RemoteRef(name=full, commit=commits[name])
+        return RemoteRef(name=name, commit=commits[name])
 
     async def fetch(self, remote: Remote, ref: RemoteRef) -> None:
         """Bring the commits of a ref from the remote into the exchange."""
