@@ -146,3 +146,20 @@ async def test_closing_does_not_wait_for_a_server_that_does_not_answer():
     ):
         await server.asked.wait()
         assert servers.states() == {"mute": "starting"}
+
+
+async def test_a_server_that_does_not_answer_holds_nobody_up_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    async def never(exchange: Exchange) -> None:
+        await exchange.hung_up()
+
+    monkeypatch.setattr("agent_actors.adapters.mcp.servers.FIRST_WAIT_S", 0.3)
+    async with (
+        raw_server(never) as mute,
+        HttpServer() as server,
+        connected({"mute": McpServerConfig(url=mute.url), "shed": server.config()}) as servers,
+    ):
+        await tool(servers, "shed__add")
+        async with asyncio.timeout(0.2):
+            assert {each.group for each in await servers.tools()} == {"shed"}

@@ -121,7 +121,8 @@ async def test_calls_run_side_by_side():
 
 async def test_a_frozen_server_is_replaced():
     pace = Pace(ping_s=2, list_s=2, first_pause_s=0.05)
-    async with connected({"shed": as_program(timeout_s=1)}, pace=pace) as servers:
+    # A legacy server, so that only the ping can find out.
+    async with connected({"shed": as_program("legacy", timeout_s=1)}, pace=pace) as servers:
         frozen = int((await call(servers, "shed__pid")).text)
         with pytest.raises(ToolError, match="freeze took longer than 1 s"):
             await call(servers, "shed__freeze")

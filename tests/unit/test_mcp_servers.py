@@ -46,3 +46,9 @@ def test_an_error_names_the_server_and_the_place_in_the_configuration():
 async def test_servers_that_were_never_started_can_be_closed():
     pytest.importorskip("mcp", reason="the extra agent-actors[mcp] is not installed")
     await McpServers(PROGRAM).close()
+
+
+def test_a_server_cannot_be_called_as_a_tool():
+    pytest.importorskip("mcp", reason="the extra agent-actors[mcp] is not installed")
+    with pytest.raises(ConfigError, match="'http_get' is what built-in tools are called"):
+        McpServers({"http_get": McpServerConfig(command="x")}, built_in=["http_get"])

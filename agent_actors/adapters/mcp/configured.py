@@ -1,7 +1,7 @@
 """What is configured for one server, made ready: `${NAME}` filled in, the secrets known."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
@@ -15,8 +15,8 @@ VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 INHERITED = ("PATH", "HOME", "LANG")
 # A shorter value, such as `1` or `true`, is no secret, and masking it would garble texts.
 SHORTEST_SECRET = 8
-# Groups of tools that are built in: a server of that name would be granted with them.
-RESERVED = frozenset({"default", "files", "git", "http", "tests"})
+# What an allow-list names already: a server of such a name would be granted with it.
+GROUPS = frozenset({"default", "files", "git", "http", "tests"})
 
 
 class ServerSetup(Struct, frozen=True, kw_only=True):
@@ -47,10 +47,22 @@ class ServerSetup(Struct, frozen=True, kw_only=True):
 
 
 def server_setup(
-    name: str, config: McpServerConfig, environment: Mapping[str, str], where: str
+    name: str,
+    config: McpServerConfig,
+    environment: Mapping[str, str],
+    where: str,
+    built_in: Collection[str] = (),
 ) -> ServerSetup:
-    """Fill in what `config` takes from the environment. Raises ConfigError."""
-    _check(name, config, where)
+    """Fill in what `config` takes from the environment. Raises ConfigError.
+
+    `built_in` are the names of the tools that are, which no server may have.
+    """
+    if name in GROUPS or name in built_in:
+        raise ConfigError(
+            f"{where}: {name!r} is what built-in tools are called; name the server otherwise, so "
+            "that a role can be given the one without the other"
+        )
+    _check(config, where)
     filler = _Filler(environment, where)
     env = {key: filler.fill(f"env.{key}", value.reveal()) for key, value in config.env.items()}
     headers = {
@@ -76,12 +88,7 @@ def server_setup(
     )
 
 
-def _check(name: str, config: McpServerConfig, where: str) -> None:
-    if name in RESERVED:
-        raise ConfigError(
-            f"{where}: {name!r} is what a group of built-in tools is called; name the server "
-            "otherwise, so that a role can be given the one without the other"
-        )
+def _check(config: McpServerConfig, where: str) -> None:
     if bool(config.command) == bool(config.url):
         raise ConfigError(f"{where}: needs either a command or a url, and not both")
     if config.url and (config.args or config.env or config.cwd):

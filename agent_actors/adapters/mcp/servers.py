@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from agent_actors.adapters.mcp.configured import ServerSetup, server_setup
@@ -25,21 +25,24 @@ LOUD_LOGGERS = ("mcp", "client", "httpx2", "httpcore2")
 class McpServers:
     """Sessions with Model Context Protocol servers, and their tools.
 
-    `where` is the path of `servers` in the configuration, for messages. Raises ConfigError for a
-    variable that is not set, and for servers without the SDK.
+    `where` is the path of `servers` in the configuration, for messages, and `built_in` are the
+    names of the tools that are, which no server may have: it would be granted with the tool.
+    Raises ConfigError, for a variable that is not set say, or for servers without the SDK.
     """
 
     def __init__(
         self,
         servers: Mapping[str, McpServerConfig],
         *,
+        built_in: Collection[str] = (),
         environment: Mapping[str, str] | None = None,
         where: str = "mcpServers",
         pace: "Pace | None" = None,
     ) -> None:
         known = os.environ if environment is None else environment
         setups = [
-            server_setup(name, config, known, f"{where}.{name}") for name, config in servers.items()
+            server_setup(name, config, known, f"{where}.{name}", built_in)
+            for name, config in servers.items()
         ]
         self._sessions = _sessions(setups, pace, where) if setups else []
         self._known: object = None
