@@ -1,9 +1,12 @@
 """What the file tools stand on: paths, names, walking, and how much may be written."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.workspaces import names_in
 
 from agent_actors.errors import ToolError
@@ -48,6 +51,23 @@ def test_a_path_is_taken_apart(path: str, parts: tuple[str, ...]):
 def test_a_path_that_will_not_do_is_refused(path: str):
     with pytest.raises(ToolError):
         parts_of(path, ROOT)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["..", ".", "", "a", "\0", ".git", ".GiT", "/", "/ws/work", "é\u200c", "\ud800"]
+        )
+        | st.text(max_size=3)
+    ).map("/".join)
+)
+def test_no_path_that_is_taken_leads_elsewhere(path: str):
+    with suppress(ToolError):
+        for name in parts_of(path, ROOT):
+            assert name not in {"", ".", ".."}
+            assert not {"/", "\0"} & set(name)
+            assert not is_git_name(name)
+            assert len(os.fsencode(name)) <= 255
 
 
 @pytest.mark.parametrize("name", [".git", ".GIT", ".Git", ".git.", ".git ", "git~1", ".g\u200dit"])

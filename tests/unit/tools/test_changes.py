@@ -112,10 +112,10 @@ async def test_what_gitignore_names_is_left_out_and_so_is_git(workspace: Workspa
     (workspace.path / "sub/.gitignore").write_text("/local\n")
     (workspace.path / "build").mkdir()
     (workspace.path / "__pycache__").mkdir()
-    for name in ("a.log", "kept.log", "build/x", "sub/local", ":colon", "__pycache__/a.pyc"):
+    for name in ("a.log", "kept.log", "build/x", "sub/local", ":!colon", "__pycache__/a.pyc"):
         (workspace.path / name).write_text("x\n")
     paths = [file[0] for file in listed(await workspace.artifacts())]
-    assert paths == [".gitignore", ":colon", "kept.log", "sub/.gitignore"]
+    assert paths == [".gitignore", ":!colon", "kept.log", "sub/.gitignore"]
 
 
 async def test_a_file_the_task_has_found_is_told_of_though_it_is_ignored(workspace: Workspace):

@@ -1,11 +1,13 @@
 """Workspaces on the disk: made, held, found again, removed."""
 
 import asyncio
+import fcntl
 import os
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 from msgspec.structs import replace
@@ -69,14 +71,16 @@ async def test_nobody_but_its_user_may_look_into_a_workspace(tmp_path: Path):
 
 @needs_root
 async def test_as_root_each_workspace_has_a_user_of_its_own(tmp_path: Path):
-    workspaces = workspaces_in(tmp_path)
-    made = [await workspaces.make(f"task-{number}") for number in range(5)]
-    uids = {workspace.uid for workspace in made}
-    assert len(uids) == 5
-    assert all(uid >= FIRST_UID for uid in uids)
+    several = [workspaces_in(tmp_path, pool_name=f"pool-{number}") for number in range(4)]
+    made = await asyncio.gather(*(workspaces.make("task-1") for workspaces in several * 5))
+    given_away = {workspace.uid for workspace in made}
+    assert len(given_away) == 20
+    assert min(given_away) >= FIRST_UID
     for workspace in made:
         workspace.close()
-        await workspaces.clear_away("task-0", "completed")
+    for workspaces in several:
+        await workspaces.clear_away("task-1", "completed")
+    assert names_in(tmp_path / ".uids") == ["lock"]
 
 
 @needs_root
@@ -261,6 +265,25 @@ async def test_a_task_may_begin_anew_while_its_old_workspace_is_removed(tmp_path
         )
         assert made.path.is_dir()
         made.close()
+
+
+@pytest.mark.parametrize("is_made_anew", [False, True])
+async def test_a_folder_removed_while_its_lock_was_taken_is_not_opened(
+    tmp_path: Path, monkeypatch, *, is_made_anew: bool
+):
+    workspaces = workspaces_in(tmp_path)
+    workspace = await workspaces.make("task-1")
+    workspace.close()
+    outer, flock = workspace.path.parent, fcntl.flock
+
+    def flock_too_late(lock: IO[str], operation: int) -> None:
+        (outer / "lock").unlink()
+        if is_made_anew:
+            (outer / "lock").touch()
+        flock(lock, operation)
+
+    monkeypatch.setattr("agent_actors.tools.workspace.fcntl.flock", flock_too_late)
+    assert await workspaces.reopen(workspace.id) is None
 
 
 async def test_a_cancelled_make_holds_nothing(tmp_path: Path):
