@@ -54,13 +54,14 @@ class Conversation:
             added += len(msgspec.json.encode(offered))
         return self._counted_tokens + -(-added // BYTES_A_TOKEN_ADDED)
 
-    def oldest_outputs(self, tokens: int) -> tuple[int, ...]:
+    def oldest_outputs(self, tokens: int, *, newest: bool = False) -> tuple[int, ...]:
         """Return the indices of the oldest tool outputs that make about so many tokens.
 
-        Fewer when there are no more; the newest one is never among them.
+        Fewer when there are no more; with `newest` the last one may be among them.
         """
         chosen: list[int] = []
-        for index in self._outputs()[:-1]:
+        outputs = self._outputs()
+        for index in outputs if newest else outputs[:-1]:
             if tokens <= 0:
                 break
             if len(self.messages[index].content or "") >= MIN_DROPPED_CHARS:
@@ -75,7 +76,8 @@ class Conversation:
             if index < self._counted_messages:
                 self._counted_tokens -= self._gain(index)
             old = self.messages[index].content or ""
-            self.messages[index] = replace(self.messages[index], content=_mark(old))
+            mark = _mark(old) if index < self._counted_messages else _unseen_mark(old)
+            self.messages[index] = replace(self.messages[index], content=mark)
             dropped += len(old)
         return dropped
 
@@ -89,6 +91,13 @@ class Conversation:
 
 def _mark(output: str) -> str:
     return f"[output dropped: {len(output)} characters]"
+
+
+def _unseen_mark(output: str) -> str:
+    return (
+        f"[output dropped before you saw it: {len(output)} characters are more than there is room "
+        "for; ask for less]"
+    )
 
 
 def _size_bytes(message: ChatMessage) -> int:

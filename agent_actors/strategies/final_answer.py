@@ -26,17 +26,20 @@ class Objection(Struct, frozen=True, kw_only=True):
     patience: int = 1
 
 
-def objection_to(course: Course, answer: str, check: Check, *, must_call: bool) -> Objection | None:
+def objection_to(
+    course: Course, answer: str, check: Check, *, must_call: bool, may_call: bool = True
+) -> Objection | None:
     """Return what is wrong with the answer that the last reply gives, if anything is.
 
     `must_call`: the model could not but make a call, so that text is one that was cut off.
+    Without `may_call` no call is ever made, though the model knows of the tools.
     """
     reply, by_finish = course.reply, bool(course.pending)
     cut_off = not by_finish and reply is not None and reply.finish_reason == "length"
     in_form = bool(course.flaws["wrong_form"])
     said = reply.content.lstrip() if reply else ""
     if not by_finish and not in_form and (said.startswith(CALL_MARK) or (must_call and cut_off)):
-        return _unread_call(cut_off=cut_off)
+        return _unread_call(cut_off=cut_off) if may_call else _unwanted_call()
     if cut_off:
         # What is forced into a form begins anew each time, and does not go on.
         return _cut_off(patience=0 if in_form else 2)
@@ -69,6 +72,15 @@ def _unread_call(*, cut_off: bool) -> Objection:
             "the model's calls come as text: see that the model server's --tool-call-parser fits "
             "the model"
         ),
+        patience=2,
+    )
+
+
+def _unwanted_call() -> Objection:
+    return Objection(
+        flaw="unreadable_call",
+        told="No tool can be called here, and your call was not made. Answer in text.",
+        error=AnswerInvalid("the model answers with calls, which tool_choice none does not allow"),
         patience=2,
     )
 

@@ -90,11 +90,20 @@ class ModelTurns:
         try:
             return await self._chat(max_tokens)
         except ContextExceeded as error:
-            log.warning("context.exceeded", expected=self._expected(), error=str(error))
-            dropped = self._drop(self._expected() // 2)
-            if not dropped and max_tokens <= MIN_ANSWER_TOKENS:
+            if not self._make_room(error, newest=False) and max_tokens <= MIN_ANSWER_TOKENS:
                 raise
-        return await self._chat(max(max_tokens // 2, min(max_tokens, MIN_ANSWER_TOKENS)))
+        max_tokens = max(max_tokens // 2, min(max_tokens, MIN_ANSWER_TOKENS))
+        try:
+            return await self._chat(max_tokens)
+        except ContextExceeded as error:
+            if not self._make_room(error, newest=True):
+                raise
+        return await self._chat(max_tokens)
+
+    def _make_room(self, error: ContextExceeded, *, newest: bool) -> bool:
+        """Drop half of what there is, as our estimate was wrong; tell whether anything went."""
+        log.warning("context.exceeded", expected=self._expected(), error=str(error))
+        return self._drop(self._expected() // 2, newest=newest)
 
     async def _chat(self, max_tokens: int) -> ChatReply:
         # Guided decoding would forbid calls, so the form is forced only once the answer is due.
@@ -127,9 +136,9 @@ class ModelTurns:
             wanted = min(wanted, max(room, MIN_ANSWER_TOKENS))
         return self._budget.answer_tokens(self._course.spent, self._expected(), wanted)
 
-    def _drop(self, tokens: int) -> bool:
+    def _drop(self, tokens: int, *, newest: bool = False) -> bool:
         """Drop the oldest outputs that have about so many tokens; tell whether there are any."""
-        indices = self._course.conversation.oldest_outputs(tokens)
+        indices = self._course.conversation.oldest_outputs(tokens, newest=newest)
         if indices:
             before = self._characters()
             self._course.happened(Trimmed(indices=indices))

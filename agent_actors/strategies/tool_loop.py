@@ -20,7 +20,7 @@ from agent_actors.strategies.budget import Budget, budget_of
 from agent_actors.strategies.course import Course
 from agent_actors.strategies.final_answer import objection_to
 from agent_actors.strategies.finish import Tools, WithFinish, is_finish
-from agent_actors.strategies.model_turns import ModelTurns
+from agent_actors.strategies.model_turns import NO_CALLS, ModelTurns
 from agent_actors.strategies.prompts import agent_messages
 from agent_actors.strategies.proposal import proposal_of, sampling_temperature
 from agent_actors.strategies.saved_turns import AskedAgain, Opened, read_pages
@@ -67,6 +67,7 @@ class ToolLoop:
         self._toolbox_for = toolbox_for
         self._prepare = prepare
         self._must_call = settings.tool_choice == REQUIRED
+        self._may_call = settings.tool_choice != NO_CALLS
 
     async def run(self, request: ExecutionRequest, record: AttemptRecord) -> None:
         """Do the task, or go on with it, and write down all that was done, also when it fails.
@@ -188,7 +189,9 @@ class ToolLoop:
             temperature=sampling_temperature(request),
             tokens=course.reply.usage.completion_tokens if course.reply else 0,
         )
-        objection = objection_to(course, answer, check, must_call=self._must_call)
+        objection = objection_to(
+            course, answer, check, must_call=self._must_call, may_call=self._may_call
+        )
         if objection is None:
             return True
         if course.flaws[objection.flaw] >= objection.patience:

@@ -45,10 +45,11 @@ def test_a_server_that_counts_nothing_is_not_believed():
     assert chat.expected_tokens([]) > 2_000
 
 
-def test_the_oldest_outputs_are_dropped_first_and_the_newest_never():
+def test_the_oldest_outputs_are_dropped_first_and_the_newest_only_when_it_has_to_be():
     chat = conversation(LONG, LONG, "short", LONG)
     assert chat.oldest_outputs(1) == (3,)
     assert chat.oldest_outputs(10**9) == (3, 5)
+    assert chat.oldest_outputs(10**9, newest=True) == (3, 5, 9)
 
 
 def test_dropping_makes_room_and_says_how_much_was_there():
@@ -148,6 +149,16 @@ async def test_who_takes_over_sends_what_would_have_been_sent(tmp_path, append):
 
 def last_messages(model: Counting) -> Sequence[ChatMessage]:
     return model.asked[-1].messages
+
+
+async def test_an_output_too_long_by_itself_is_dropped_when_the_server_refuses_it(tmp_path):
+    model = Counting(2, limit=1_400, says_limit=False)
+    record = await Agent(tmp_path, model).run()
+    assert record.proposal is not None
+    assert model.refusals == 2
+    told = last_messages(model)[-1].content or ""
+    assert told.startswith("[output dropped before you saw it: 3000 characters")
+    assert told.endswith("ask for less]")
 
 
 async def test_what_does_not_fit_with_nothing_left_to_drop_fails_as_the_server_says(tmp_path):

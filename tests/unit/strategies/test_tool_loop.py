@@ -596,6 +596,22 @@ async def test_where_no_calls_are_wanted_the_tools_are_described_and_none_is_cal
     assert record.operations == []
 
 
+async def test_where_no_calls_are_wanted_one_in_text_is_told_so(tmp_path):
+    agent = Agent(
+        tmp_path,
+        ScriptedModel(reply('<tool_call>\n{"name": "write_note"'), reply("Done.")),
+        tool_choice="none",
+    )
+    assert (await agent.run()).proposal.content == "Done."
+    assert "Answer in text" in last(agent.model.asked[1]).content
+
+
+async def test_where_no_calls_are_wanted_one_in_text_is_no_answer(tmp_path):
+    stubborn = ScriptedModel(*[reply("<tool_call>")] * 3)
+    with pytest.raises(AnswerInvalid, match="tool_choice none"):
+        await Agent(tmp_path, stubborn, tool_choice="none").run()
+
+
 async def test_an_agent_without_any_tool_is_asked_as_one(tmp_path):
     # vLLM refuses a tool_choice without tools.
     agent = Agent(tmp_path, ScriptedModel(reply("Done.")), grant=NOTHING)
