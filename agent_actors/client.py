@@ -174,7 +174,13 @@ class AgentClient:
         return Watch(self._results, wanted)
 
     def events(self, task_id: str) -> "Watch[TaskEvent]":
-        """Return the task's live events from now on; any of them may be missed."""
+        """Return the task's live events from now on; any of them may be missed.
+
+        What `detail` has of an agent with tools: a `token` event the next words of the model in
+        `text`, and an empty one voids those before; `tool_call` the `tool`, `operation` and
+        `params`; `tool_result` the first two, `success`, `duration_ms`, and a `summary` or an
+        `error`. Long texts are cut. The words are the model's and the tools': show them with care.
+        """
         check_task_id(task_id)
 
         async def live() -> Feed:

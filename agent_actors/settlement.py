@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Literal
 
+import msgspec
 import structlog
 from structlog.contextvars import bind_contextvars
 
@@ -156,6 +157,8 @@ class SettleDelivery:
             case Announce(record):
                 await self._announce(record, delivery)
                 await self._acks.ack(delivery)
+                # Whoever ended the task may have died before it had cleared away.
+                self._clear_later(msgspec.json.decode(record.result, type=AgentResult), [])
                 return "announced"
             case AckCopy():
                 await self._acks.ack(delivery)

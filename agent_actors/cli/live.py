@@ -84,9 +84,10 @@ class Screen:
     def picture(self) -> RenderableType:
         """Return what stands below the lines at this moment."""
         last_lines = plain(self._words).strip().splitlines()[-WORDS_LINES:]
+        words = [Text("\n".join(last_lines), style="dim")] if last_lines else []
         status = f"{time.monotonic() - self._began:.0f} s  {self._where}"
         self._spinner.update(text=self._line(status))
-        return Group(Text("\n".join(last_lines), style="dim"), self._spinner)
+        return Group(*words, self._spinner)
 
     def show(self, event: TaskEvent) -> None:
         """Change the picture as the event says."""

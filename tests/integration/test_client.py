@@ -303,6 +303,22 @@ async def test_events_are_those_of_the_task(bench: Bench, client: AgentClient):
         assert [(await anext(events)).kind for _ in range(2)] == ["started", "finished"]
 
 
+async def test_events_tell_what_an_agent_says_and_does(bench: Bench, client: AgentClient):
+    name = {"tool": "files", "operation": "read_file"}
+    task = await client.submit(TASK)
+    async with task.events() as events:
+        await bench.tell(task.task_id, "token", text="I will look.")
+        await bench.tell(task.task_id, "tool_call", **name, params={"path": "a.py"})
+        await bench.tell(task.task_id, "tool_result", **name, success=True, duration_ms=1.5)
+        assert [
+            (event.kind, event.detail) for event in [await anext(events) for _ in range(3)]
+        ] == [
+            ("token", {"text": "I will look."}),
+            ("tool_call", {**name, "params": {"path": "a.py"}}),
+            ("tool_result", {**name, "success": True, "duration_ms": 1.5}),
+        ]
+
+
 async def test_closing_the_client_ends_a_watch_with_an_error(bench: Bench):
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(AgentClient.connect(bench.url))

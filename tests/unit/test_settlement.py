@@ -551,6 +551,15 @@ async def test_what_a_task_left_is_cleared_away_once_it_is_acked():
     assert bench.cleared == [("t-1", "failed")]
 
 
+async def test_what_a_task_left_whose_actor_died_is_cleared_away_when_it_is_announced_again():
+    dead = Bench(tools=Turns(nothing))
+    await dead.settle(delivery(WITH_TOOLS))
+    bench = Bench(ledger=dead.ledger)
+    assert await bench.settle(delivery(WITH_TOOLS, num_delivered=2)) == "announced"
+    await bench.settle.cleared()
+    assert bench.cleared == [("t-1", "completed")]
+
+
 async def test_turns_in_the_object_store_are_deleted_once_the_task_is_acked():
     class Big(Turns):
         async def run(self, request: ExecutionRequest, record: AttemptRecord) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 import pytest
 from support.fakes import MemoryLedger, Queue, Wire, delivery, noon
@@ -56,7 +57,7 @@ class Actor:
         self.news: asyncio.Queue[list[str] | ActorLost] = asyncio.Queue()
         self.stopped_with: float | None = None
 
-    def report(self, **news: list) -> ActorReport:
+    def report(self, **news: Any) -> ActorReport:
         self.version += 1
         return ActorReport(
             incarnation=str(self.life),
@@ -68,7 +69,7 @@ class Actor:
         )
 
     async def hello(self, supervisor_id: str) -> ActorReport:
-        return self.report(held=list(self.held))
+        return self.report(held=list(self.held), sandbox="bwrap")
 
     async def submit(self, supervisor_id: str, batch: Sequence[Delivery]) -> ActorReport:
         self.held.extend(batch)
@@ -258,6 +259,13 @@ async def test_status_says_that_the_consumer_is_missing(setting: Setting):
     setting.source.backlog = missing
     (pool,) = (await setting.supervisor.status()).pools
     assert (pool.state, pool.reason) == ("stalled", "consumer missing: run provision")
+
+
+async def test_status_tells_what_confines_the_commands_of_an_actor(setting: Setting):
+    setting.source.deliver(delivery())  # an answer that does not say it changes nothing
+    await setting.actors["dev-0"].got.get()
+    (pool,) = (await setting.supervisor.status()).pools
+    assert [actor.sandbox for actor in pool.actors] == ["bwrap"]
 
 
 async def test_status_tells_slots_and_backlog(setting: Setting):
