@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx2
-from mcp.client._transport import TransportStreams
 from mcp.client.streamable_http import streamable_http_client
 
 from agent_actors.adapters.mcp.configured import ServerSetup
@@ -23,14 +23,15 @@ class UnusableAnswer(httpx2.StreamError):
 @asynccontextmanager
 async def http_transport(
     setup: ServerSetup, on_refusal: Callable[[str], None]
-) -> AsyncGenerator[TransportStreams]:
+) -> AsyncGenerator[Any]:  # the SDK keeps the type of its streams private
     """Speak with the server at `setup.url`; `on_refusal` is told of answers with an error status.
 
     The SDK keeps a status to itself, and `401` says more than "an error response".
     """
 
     async def look_at(response: httpx2.Response) -> None:
-        if response.status_code >= httpx2.codes.BAD_REQUEST:
+        # Not of a GET, which asks for a stream of events that servers need not have.
+        if response.request.method == "POST" and response.is_error:
             on_refusal(f"HTTP {response.status_code} {response.reason_phrase}".strip())
         if response.headers.get("content-encoding", "identity") != "identity":
             raise UnusableAnswer("the answer is compressed, which was not asked for")

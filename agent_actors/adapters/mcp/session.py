@@ -174,7 +174,8 @@ class ServerSession:
         The SDK tells a refusal of the server from a lost connection by codes that servers use
         too, so the server is asked.
         """
-        lives = await self._answers(client)
+        # One that has been given up by now cannot be asked any more.
+        lives = self._client is client and await self._answers(client)
         if not lives:
             self._end(client, self._told(error))
         if not lives or error.code == CONNECTION_CLOSED:
@@ -203,7 +204,7 @@ class ServerSession:
                 return self._client
         except TimeoutError:
             raise ToolError(
-                f"the MCP server {self.setup.name} is {self.state}; the call was not made"
+                f"the MCP server {self.setup.name} is {self.state}; it may be back later"
             ) from None
 
     async def _keep_session(self) -> None:
