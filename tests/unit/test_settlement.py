@@ -9,7 +9,7 @@ from support.fakes import MemoryLedger, Queue, Scripted, Wire, delivery, noon
 
 from agent_actors import patience
 from agent_actors.config import PoolConfig, RoleConfig
-from agent_actors.contract import AgentResult, AgentTask, encode
+from agent_actors.contract import AgentResult, AgentTask, Constraints, encode
 from agent_actors.errors import (
     FencedOut,
     ModelRefused,
@@ -482,6 +482,24 @@ async def test_a_journal_that_cannot_be_written_leaves_the_message_unacked(error
     with pytest.raises(type(error)):
         await bench.settle(delivery(WITH_TOOLS))
     assert not bench.wire.verbs
+
+
+@pytest.mark.parametrize("error", [FencedOut(), PermissionDenied("no"), StreamMissing("no")])
+async def test_what_a_journal_raises_is_no_failure_of_the_strategy(error: Exception):
+    class Lost:
+        async def entries(self) -> Sequence[bytes]:
+            return []
+
+        async def append(self, entry: bytes) -> None:
+            raise error
+
+    execute = ExecuteAgentTask({TOOLS: Turns(nothing)}, noon)
+    task = AgentTask(task_id="t", task_description="x", role="DEV", enable_tools=True)
+    request = ExecutionRequest(
+        task=task, constraints=Constraints(), agent=agent_for(task, PoolConfig(), "a"), timeout_s=9
+    )
+    with pytest.raises(type(error)):
+        await execute.run(request, journal=Lost())
 
 
 class SlowTurn(MemoryLedger):
