@@ -49,7 +49,7 @@ def _check_object(answer: str) -> None:
 
 
 def _schema_check(schema: dict[str, Any]) -> Check:
-    from agent_actors.strategies import json_schema  # noqa: PLC0415 - slow to import, seldom needed
+    from agent_actors import json_schema  # noqa: PLC0415 - slow to import, seldom needed
 
     try:
         validator = json_schema.compiled(_json(schema))

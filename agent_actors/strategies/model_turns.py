@@ -86,24 +86,17 @@ class ModelTurns:
         return self._tool_choice != NO_CALLS and not self._course.flaws["wrong_form"]
 
     async def _reply(self) -> ChatReply:
+        """Ask; when the server says that it is too much, drop outputs, in the end the newest."""
         max_tokens = self._room_for_answer()
-        try:
-            return await self._chat(max_tokens)
-        except ContextExceeded as error:
-            if not self._make_room(error, newest=False) and max_tokens <= MIN_ANSWER_TOKENS:
-                raise
-        max_tokens = max(max_tokens // 2, min(max_tokens, MIN_ANSWER_TOKENS))
-        try:
-            return await self._chat(max_tokens)
-        except ContextExceeded as error:
-            if not self._make_room(error, newest=True):
-                raise
+        for newest in (max_tokens <= MIN_ANSWER_TOKENS, True):
+            try:
+                return await self._chat(max_tokens)
+            except ContextExceeded as error:
+                log.warning("context.exceeded", expected=self._expected(), error=str(error))
+                if not self._drop(self._expected() // 2, newest=newest) and newest:
+                    raise
+            max_tokens = max(max_tokens // 2, min(max_tokens, MIN_ANSWER_TOKENS))
         return await self._chat(max_tokens)
-
-    def _make_room(self, error: ContextExceeded, *, newest: bool) -> bool:
-        """Drop half of what there is, as our estimate was wrong; tell whether anything went."""
-        log.warning("context.exceeded", expected=self._expected(), error=str(error))
-        return self._drop(self._expected() // 2, newest=newest)
 
     async def _chat(self, max_tokens: int) -> ChatReply:
         # Guided decoding would forbid calls, so the form is forced only once the answer is due.

@@ -15,6 +15,7 @@ from agent_actors.errors import (
     InvalidTask,
     ModelUnavailable,
 )
+from agent_actors.json_schema import BrokenSchema, compiled, mismatch
 from agent_actors.ports import (
     AgentConfig,
     AttemptRecord,
@@ -22,7 +23,6 @@ from agent_actors.ports import (
     ChatRequest,
     ExecutionRequest,
 )
-from agent_actors.strategies.json_schema import BrokenSchema, compiled, mismatch
 from agent_actors.strategies.proposal import GenerateProposal
 
 USAGE = Usage(prompt_tokens=11, completion_tokens=7, total_tokens=18)
@@ -340,6 +340,28 @@ def test_a_pattern_that_takes_for_ever_is_given_up():
     assert "takes too long" in mismatch(validator, "a" * 5_000)
 
 
-def test_patterns_for_property_names_are_refused():
-    with pytest.raises(BrokenSchema, match="patternProperties"):
-        compiled(b'{"properties": {"a": {"patternProperties": {"^x": {}}}}}')
+@pytest.mark.parametrize(
+    "keyword", ["patternProperties", "unevaluatedItems", "unevaluatedProperties"]
+)
+def test_keywords_without_a_bound_are_refused(keyword):
+    with pytest.raises(BrokenSchema, match=keyword):
+        compiled(msgspec.json.encode({"properties": {"a": {keyword: {"^x": {}}}}}))
+
+
+def test_a_draft_of_a_part_is_refused_since_patterns_would_be_checked_without_a_bound():
+    part = {"$schema": "http://json-schema.org/draft-07/schema#", "pattern": "^(a|a)*$"}
+    with pytest.raises(BrokenSchema, match=r"\$schema below its top"):
+        compiled(msgspec.json.encode({"type": "object", "properties": {"x": part}}))
+
+
+def test_a_pattern_is_bounded_also_where_the_schema_refers_to_its_top():
+    draft = "http://json-schema.org/draft-07/schema#"
+    schema = {"$schema": draft, "pattern": "^(([a-z])+.)+[A-Z]([a-z])+$", "items": {"$ref": "#"}}
+    assert "takes too long" in mismatch(compiled(msgspec.json.encode(schema)), ["a" * 5_000])
+
+
+def test_a_schema_that_doubles_the_work_with_each_line_is_given_up():
+    doubling = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(40)}
+    schema = {"$defs": doubling | {"d40": {"type": "string"}}, "$ref": "#/$defs/d0"}
+    validator = compiled(msgspec.json.encode(schema))
+    assert mismatch(validator, "x") == "checking it takes longer than 0.25 s"

@@ -4,22 +4,14 @@ Both come from others: the schema from a server, the arguments from a model. Che
 bounded time, and nothing is fetched.
 """
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 import msgspec
-from jsonschema.exceptions import ValidationError
-from jsonschema.protocols import Validator
-from jsonschema.validators import (
-    extend,  # pyright: ignore[reportUnknownVariableType] - its stub is partial
-)
-from referencing import Registry
 
-from agent_actors.strategies.json_schema import BrokenSchema, compiled, mismatch
+from agent_actors.json_schema import BrokenSchema, compiled, mismatch
 
 MAX_SCHEMA_BYTES = 64 * 1024
-MAX_SECONDS = 0.25
 # Deeper arguments could exhaust the stack, at some eight frames a level.
 MAX_DEPTH = 32
 
@@ -27,12 +19,6 @@ UNBOUNDED = {"$schema", "unevaluatedItems", "unevaluatedProperties"}
 BY_PATTERN = {"additionalProperties", "patternProperties"}
 BY_NAME = {"$defs", "definitions", "dependentSchemas", "properties"}
 PLAIN_DATA = {"const", "default", "enum", "examples"}
-
-Keyword = Callable[[Validator, Any, Any, Any], Iterator[ValidationError] | None]
-
-
-class _TookTooLong(Exception):
-    """A schema can be written so that checking against it takes for ever."""
 
 
 class ArgumentsCheck:
@@ -44,37 +30,16 @@ class ArgumentsCheck:
         encoded = msgspec.json.encode(_loosened(schema, {"$schema": schema.get("$schema")}))
         if len(encoded) > MAX_SCHEMA_BYTES:
             raise BrokenSchema(f": has {len(encoded)} bytes, of at most {MAX_SCHEMA_BYTES}")
-        draft = type(compiled(encoded))
-        timed = {name: self._timed(keyword) for name, keyword in draft.VALIDATORS.items()}
-        kind = cast("type[Validator]", extend(draft, timed))
-        # Without `$schema`: where jsonschema finds one, it goes on with a class of its own.
-        self._validator = kind(_loosened(schema, {}), registry=Registry())
-        self._until = 0.0
+        self._validator = compiled(encoded)
 
     def mismatch(self, arguments: dict[str, Any]) -> str:
         """Return where and why the arguments do not fit; empty when they do."""
         if _depth(arguments) > MAX_DEPTH:
             return f"nested more than {MAX_DEPTH} levels deep"
-        self._until = time.monotonic() + MAX_SECONDS
         try:
             return mismatch(self._validator, arguments)
-        except _TookTooLong:
-            return f"checking them against the tool's schema takes longer than {MAX_SECONDS:g} s"
         except (BrokenSchema, RecursionError) as error:
             return f"cannot be checked against the tool's schema: {error}"
-
-    def _timed(self, keyword: Keyword) -> Keyword:
-        def check(
-            validator: Validator,
-            value: Any,  # noqa: ANN401 - any JSON value
-            instance: Any,  # noqa: ANN401 - any JSON value
-            schema: Any,  # noqa: ANN401 - any JSON value
-        ) -> Iterator[ValidationError]:
-            if time.monotonic() > self._until:
-                raise _TookTooLong
-            yield from keyword(validator, value, instance, schema) or ()
-
-        return check
 
 
 def _loosened(schema: Any, root: Mapping[str, Any]) -> Any:  # noqa: ANN401 - any JSON value

@@ -1,6 +1,8 @@
-"""JSON Schema as tasks use it: checked before use, kept compiled, and never fetching anything."""
+"""JSON Schema from others: checked before use, kept compiled, bounded in time, fetching nothing."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any, cast
 
@@ -26,12 +28,23 @@ MAX_DETAIL_CHARS = 500
 REFERENCES = ("$ref", "$dynamicRef")
 
 # Python's `re` may search for hours, and nothing can stop it. jsonschema uses it for property
-# names too, in three keywords, so schemas with patterns for names are refused.
+# names too, in three keywords, so schemas with patterns for names are refused; and so are those
+# that ask what other parts have left over, which it finds out by searching all of them.
 PATTERN_TIMEOUT_S = 0.1
-REFUSED = "patternProperties"
+REFUSED = ("patternProperties", "unevaluatedItems", "unevaluatedProperties")
+
+# A schema of a few lines can double the work with each of them.
+CHECK_TIMEOUT_S = 0.25
+_deadline = ContextVar("_deadline", default=0.0)
+
+Keyword = Callable[[Validator, Any, Any, Any], Iterator[ValidationError] | None]
 
 # Without `retrieve`, so that a $ref to another document fails; the default one downloads it.
 _registry: Registry[Any] = Registry()
+
+
+class _TookTooLong(Exception):
+    """A value cannot be checked against its schema in the time that there is."""
 
 
 class BrokenSchema(Exception):
@@ -48,6 +61,8 @@ def compiled(schema_json: bytes) -> Validator:
     try:
         kind.check_schema(schema)
         root: Resource[Any] = Resource.from_contents(schema, default_specification=DRAFT202012)
+        for part in root.subresources():
+            _check_draft(part)
         _check_parts(root, _registry.resolver_with_root(root), set())
     except SchemaError as error:
         raise BrokenSchema(f"{error.json_path.removeprefix('$')}: {_cut(error.message)}") from error
@@ -55,25 +70,40 @@ def compiled(schema_json: bytes) -> Validator:
         raise _unresolvable(error) from error
     except RecursionError:
         raise BrokenSchema(": is nested too deeply") from None
-    timed = cast("type[Validator]", extend(kind, {"pattern": _pattern}))
-    return timed(schema, registry=_registry)
+    keywords = cast("dict[str, Keyword]", {**kind.VALIDATORS, "pattern": _pattern})
+    bounded = {name: _bounded(keyword) for name, keyword in keywords.items()}
+    # Without `$schema`: where jsonschema finds one, it goes on with a class of its own.
+    schema.pop("$schema", None)
+    return cast("type[Validator]", extend(kind, bounded))(schema, registry=_registry)
 
 
 def mismatch(validator: Validator, value: Any) -> str:  # noqa: ANN401 - any JSON value
     """Return where and why the value does not fit; empty when it does. Raises BrokenSchema."""
+    _deadline.set(time.monotonic() + CHECK_TIMEOUT_S)
     try:
         worst = cast("ValidationError | None", best_match(validator.iter_errors(value)))
     except Unresolvable as error:
         raise _unresolvable(error) from error
+    except _TookTooLong:
+        return f"checking it takes longer than {CHECK_TIMEOUT_S:g} s"
     return f"at {worst.json_path}: {_cut(worst.message)}" if worst else ""
+
+
+def _check_draft(resource: Resource[Any]) -> None:
+    """Raise BrokenSchema for a part that is of a draft of its own."""
+    schema = cast("dict[str, Any] | bool", resource.contents)
+    if isinstance(schema, dict) and "$schema" in schema:
+        raise BrokenSchema(": has a $schema below its top, which is not supported")
+    for part in resource.subresources():
+        _check_draft(part)
 
 
 def _check_parts(resource: Resource[Any], resolver: Any, finite: set[int]) -> None:  # noqa: ANN401 - its class is private
     """Raise Unresolvable at the first reference that leads nowhere, BrokenSchema at a refusal."""
     schema = cast("dict[str, Any] | bool", resource.contents)
     if isinstance(schema, dict):
-        if REFUSED in schema:
-            raise BrokenSchema(f": has {REFUSED}, which is not supported")
+        if refused := next((name for name in REFUSED if name in schema), ""):
+            raise BrokenSchema(f": has {refused}, which is not supported")
         for keyword in REFERENCES:
             if keyword in schema:
                 resolver.lookup(schema[keyword])
@@ -109,6 +139,22 @@ def _same_value(schema: dict[str, Any], resolver: Any) -> Iterator[tuple[Any, An
     for keyword in ("not", "if", "then", "else"):
         yield schema.get(keyword), resolver
     yield from ((part, resolver) for part in schema.get("dependentSchemas", {}).values())
+
+
+def _bounded(keyword: Keyword) -> Keyword:
+    """Return the keyword with a look at the time before it."""
+
+    def check(
+        validator: Validator,
+        value: Any,  # noqa: ANN401 - any JSON value
+        instance: Any,  # noqa: ANN401 - any JSON value
+        schema: Any,  # noqa: ANN401 - any JSON value
+    ) -> Iterator[ValidationError]:
+        if time.monotonic() > _deadline.get():
+            raise _TookTooLong
+        yield from keyword(validator, value, instance, schema) or ()
+
+    return check
 
 
 def _pattern(
