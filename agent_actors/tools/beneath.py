@@ -141,7 +141,7 @@ class Beneath:
             old = _entry(folder, parts)
             if old is not None:
                 self._check_writable(old)
-            self._quota.take(len(data) - (old.status.st_size if old else 0))
+            self._quota.take(len(data) - (_disk_bytes(old) if old else 0))
             new = self._scratch / secrets.token_hex(8)
             try:
                 self._fill(new, data, old)
@@ -179,7 +179,10 @@ class Beneath:
             raise ToolError(f"{joined(parts)} has a .git in it, which is not for the file tools")
         doomed = self._scratch / secrets.token_hex(8)
         os.rename(parts[-1], doomed, src_dir_fd=folder)
-        remove_tree(doomed)
+        try:
+            remove_tree(doomed)
+        except NotADirectoryError:  # it was swapped since it was looked at
+            doomed.unlink()
 
     @contextmanager
     def _folder(self, parts: Parts, *, create: bool = False) -> Generator[int]:
@@ -249,11 +252,16 @@ class Beneath:
 
     def _used_bytes(self) -> int:
         """Return what is used on the disk, git's included, deeper than MAX_DEPTH not."""
-        return sum(entry.status.st_blocks * 512 for entry in self.walk(with_gits=True))
+        return sum(_disk_bytes(entry) for entry in self.walk(with_gits=True))
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
+
+
+def _disk_bytes(entry: Entry) -> int:
+    """Return what is used on the disk: much less than its size for a file with holes."""
+    return entry.status.st_blocks * 512
 
 
 def _made(folder: int, name: str) -> bool:

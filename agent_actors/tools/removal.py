@@ -11,6 +11,7 @@ from pathlib import Path
 
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 BATCH = 10_000
+SWAPPED = (FileNotFoundError, NotADirectoryError)  # a process of the agent's is still at work
 
 
 def remove_tree(folder: Path) -> None:
@@ -22,19 +23,20 @@ def remove_tree(folder: Path) -> None:
     with _opened(folder) as top:
         while names := _some_names(top):
             for name in names:
-                if _removed(name, top):
-                    continue
-                with _opened(name, top) as inner:
-                    _empty(inner, top)
-                os.rmdir(name, dir_fd=top)
+                with suppress(*SWAPPED):
+                    if not _removed(name, top):
+                        with _opened(name, top) as inner:
+                            _empty(inner, top)
+                        _removed(name, top)
     folder.rmdir()
 
 
 def _empty(folder: int, top: int) -> None:
     while names := _some_names(folder):
         for name in names:
-            if not _removed(name, folder):
-                _move_up(name, folder, top)
+            with suppress(*SWAPPED):
+                if not _removed(name, folder):
+                    _move_up(name, folder, top)
 
 
 def _some_names(folder: int) -> list[str]:
@@ -46,8 +48,6 @@ def _removed(name: str, folder: int) -> bool:
     """Remove a file or an empty folder; tell whether it is gone."""
     try:
         os.unlink(name, dir_fd=folder)
-    except FileNotFoundError:
-        return True
     except IsADirectoryError:
         try:
             os.rmdir(name, dir_fd=folder)
@@ -59,9 +59,8 @@ def _removed(name: str, folder: int) -> bool:
 
 
 def _move_up(name: str, folder: int, top: int) -> None:
-    with suppress(FileNotFoundError, NotADirectoryError):  # somebody is still at work in there
-        os.close(_open(name, folder))  # its owner cannot move a folder that it may not write
-        os.rename(name, secrets.token_hex(8), src_dir_fd=folder, dst_dir_fd=top)
+    os.close(_open(name, folder))  # its owner cannot move a folder that it may not write
+    os.rename(name, secrets.token_hex(8), src_dir_fd=folder, dst_dir_fd=top)
 
 
 @contextmanager

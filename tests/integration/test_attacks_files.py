@@ -127,7 +127,7 @@ async def test_another_tasks_workspace_is_out_of_reach(agent: Agent, tmp_path: P
     other = await workspaces_in(tmp_path / "ws").make("task-2")
     (other.path / "secret.txt").write_text(CANARY)
     await attack(agent, str(other.path / "secret.txt"))
-    await attack(agent, f"../../../task-2/{other.path.parent.name}/work/secret.txt")
+    await attack(agent, f"../../../task-2/{other.path.parent.name}/{other.path.name}/secret.txt")
     assert (other.path / "secret.txt").read_text() == CANARY
     other.close()
 
@@ -263,50 +263,59 @@ async def swapped(place: Path, decoy: Path) -> AsyncIterator[None]:
         await swapper.wait()
 
 
-async def rounds(agent: Agent, path: str, *, but: tuple[str, ...]) -> str:
-    """Use the tools on the path over and over; return all that the model was told."""
-    told: list[str] = []
-    for _ in range(ROUNDS):
-        for name, arguments in calls_on(path):
-            if name not in but:
-                try:
-                    told.append(await agent.use(name, **arguments))
-                except ToolError as error:
-                    told.append(str(error))
+async def rounds(agent: Agent, path: str, *, but: tuple[str, ...], hear: tuple[str, ...]) -> str:
+    """Use the tools on the path over and over, until all this was heard; return what was told."""
+    told, missing, number = list[str](), set(hear), 0
+    async with asyncio.timeout(60):
+        while missing or number < ROUNDS:
+            number += 1
+            for name, arguments in calls_on(path):
+                if name not in but:
+                    try:
+                        told.append(await agent.use(name, **arguments))
+                    except ToolError as error:
+                        told.append(str(error))
+                    missing = {words for words in missing if words not in told[-1]}
     return "\n".join(told)
+
+
+WRITING = ("delete_file", "write_file", "append_file")  # else nothing of the two would be left
 
 
 async def test_a_folder_swapped_for_a_link_during_the_call_leads_nowhere(agent, outside: Path):
     (agent.path / "a").mkdir()
     (agent.path / "a/secret.txt").write_text("mine\n")
     (agent.path / "decoy").symlink_to(outside)
+    refused = "a is a symbolic link"
     async with swapped(agent.path / "a", agent.path / "decoy"):
-        told = await rounds(agent, "a/secret.txt", but=("delete_file", "mkdir"))
-        told += await rounds(agent, "a", but=("delete_file", "write_file"))
-        told += await rounds(agent, "a/new/file", but=("delete_file",))
+        told = await rounds(
+            agent, "a/secret.txt", but=("delete_file",), hear=(refused, "a/secret.txt: lines")
+        )
+        told += await rounds(agent, "a", but=("delete_file",), hear=(refused, "entries"))
+        told += await rounds(
+            agent, "a/new/file", but=("delete_file", "mkdir"), hear=(refused, "created")
+        )
     assert CANARY not in told
-    assert "a/secret.txt: lines" in told
-    assert "a is a symbolic link" in told
 
 
 async def test_a_file_swapped_for_a_link_during_the_call_is_not_followed(agent, outside: Path):
     (agent.path / "a.txt").write_text("mine\n")
     (agent.path / "decoy").symlink_to(outside / "secret.txt")
     async with swapped(agent.path / "a.txt", agent.path / "decoy"):
-        told = await rounds(agent, "a.txt", but=("delete_file", "write_file", "append_file"))
+        told = await rounds(
+            agent, "a.txt", but=WRITING, hear=("a.txt: lines", "a.txt is a symbolic link")
+        )
     assert CANARY not in told
-    assert "a.txt: lines" in told
-    assert "a.txt is a symbolic link" in told
 
 
 async def test_a_file_swapped_for_a_hard_link_during_the_call_is_not_read(agent, outside: Path):
     (agent.path / "a.txt").write_text("mine\n")
     os.link(outside / "secret.txt", agent.path / "decoy")
     async with swapped(agent.path / "a.txt", agent.path / "decoy"):
-        told = await rounds(agent, "a.txt", but=("delete_file", "write_file", "append_file"))
+        told = await rounds(
+            agent, "a.txt", but=WRITING, hear=("a.txt: lines", "a.txt is a hard link")
+        )
     assert CANARY not in told
-    assert "a.txt: lines" in told
-    assert "a.txt is a hard link" in told
 
 
 async def test_a_link_that_comes_while_a_file_is_written_is_not_followed(agent, outside: Path):
@@ -339,10 +348,8 @@ async def test_a_file_swapped_for_a_pipe_during_the_call_does_not_block(agent: A
     (agent.path / "a.txt").write_text("mine\n")
     os.mkfifo(agent.path / "decoy")
     async with swapped(agent.path / "a.txt", agent.path / "decoy"):
-        async with asyncio.timeout(60):
-            told = await rounds(agent, "a.txt", but=("delete_file", "write_file", "append_file"))
-    assert "a.txt: lines" in told
-    assert "a.txt is a named pipe" in told
+        hear = ("a.txt: lines", "a.txt is a named pipe")
+        await rounds(agent, "a.txt", but=WRITING, hear=hear)
 
 
 async def test_a_pipe_is_refused_and_does_not_block(agent: Agent):
@@ -526,6 +533,17 @@ async def test_the_tools_write_no_more_than_the_workspace_may_hold(tmp_path: Pat
     assert "too much" not in names_in(workspace.path)
     (workspace.path / "by a command").unlink()
     await agent.use("write_file", path="fits again", content="x" * 20_000)
+    workspace.close()
+
+
+async def test_replacing_a_file_with_holes_makes_no_room(tmp_path: Path, outside: Path):
+    workspace = await workspaces_in(tmp_path / "small", max_bytes=100_000).make("task-1")
+    with (workspace.path / "holes").open("wb") as file:
+        file.truncate(1 << 40)
+    agent = Agent(workspace)
+    await agent.use("write_file", path="holes", content="x")
+    with pytest.raises(ToolError, match="may hold 100000 bytes"):
+        await agent.use("write_file", path="a", content="x" * 200_000)
     workspace.close()
 
 
