@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 from typing import Any, Self
 
-import structlog
-
 from agent_actors.adapters.mcp import McpServers
 from agent_actors.adapters.web import GuardedWeb
 from agent_actors.config import PoolConfig
@@ -23,9 +21,9 @@ from agent_actors.tools.sandbox.finding import find_sandbox
 from agent_actors.tools.toolbox import Toolbox
 from agent_actors.tools.workspace import Workspace, Workspaces
 
-log = structlog.get_logger()
-
 TOOLS = (*FILE_TOOLS, *GIT_TOOLS, *TEST_TOOLS, *HTTP_TOOLS)
+# No MCP server is named like a tool of ours: allow-lists could not tell them apart.
+BUILT_IN = [tool.name for tool in TOOLS]
 SWEEP_S = 600.0
 
 
@@ -33,30 +31,38 @@ class Workbench:
     """What all tasks of a pool share in one process; `open` makes one, `close` ends it."""
 
     def __init__(
-        self, pool: PoolConfig, workspaces: Workspaces, sandbox: Sandbox | None, no_sandbox: str
+        self,
+        pool: PoolConfig,
+        *,
+        workspaces: Workspaces,
+        servers: McpServers,
+        sandbox: Sandbox | None,
+        no_sandbox: str,
     ) -> None:
         self._pool = pool
-        self._settings = settings = pool.tools
+        self._settings = pool.tools
         self._workspaces = workspaces
         self._sandbox = sandbox
         self._no_sandbox = no_sandbox
-        self._web = GuardedWeb(settings.http)
-        self._servers = McpServers(settings.mcpServers)
+        self._web = GuardedWeb(pool.tools.http)
+        self._servers = servers
         self._sweeper = asyncio.create_task(self._sweep())
 
     @classmethod
     async def open(cls, pool_name: str, pool: PoolConfig) -> Self:
         """Return a workbench whose MCP servers are being connected. Raises ConfigError."""
         config = pool.tools
+        servers = McpServers(
+            config.mcpServers, built_in=BUILT_IN, where=f"pools.{pool_name}.tools.mcpServers"
+        )
         sandbox, no_sandbox = await find_sandbox(config.sandbox)
-        if no_sandbox:
-            log.warning("sandbox.missing", reason=no_sandbox)
         workspaces = Workspaces(
             config.workspace, pool_name=pool_name, first_uid=config.sandbox.first_uid
         )
-        workbench = cls(pool, workspaces, sandbox, no_sandbox)
-        await workbench._servers.start()
-        return workbench
+        await servers.start()
+        return cls(
+            pool, workspaces=workspaces, servers=servers, sandbox=sandbox, no_sandbox=no_sandbox
+        )
 
     @property
     def sandbox(self) -> str:
