@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import msgspec
 import pytest
@@ -150,6 +151,12 @@ async def test_unknown_program_is_told(sandbox: Sandbox, folder: Path):
         await ran(sandbox, folder, "nonesuch")
 
 
+@pytest.mark.parametrize("word", ["a\0b", "\udcff", "x" * 200_000])
+async def test_argument_that_no_program_can_have_is_told(sandbox: Sandbox, folder: Path, word: str):
+    with pytest.raises(ToolError, match="cannot start .?echo"):
+        await ran(sandbox, folder, "echo", word)
+
+
 async def test_missing_folder_is_told(sandbox: Sandbox, folder: Path):
     with pytest.raises(ToolError, match="nowhere"):
         await sandbox.run(Command(argv=["true"], folder=folder, cwd=folder / "nowhere", uid=UID))
@@ -226,14 +233,13 @@ async def test_nothing_runs_as_root(sandbox: Sandbox, folder: Path):
 
 
 async def test_cancelled_it_leaves_nothing(sandbox: Sandbox, folder: Path):
-    running = asyncio.create_task(
-        ran(sandbox, folder, "sh", "-c", "(setsid sleep 1234.5 &) ; touch begun; sleep 1234.5")
-    )
+    mark = f"mark-{uuid4().hex}"
+    running = asyncio.create_task(ran(sandbox, folder, *lingering(mark)))
     await until((folder / "begun").exists)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert with_argument("1234.5") == []
+    assert with_argument(mark) == []
 
 
 async def test_killed_with_sigkill_we_leave_nothing(sandbox: Sandbox, folder: Path):
@@ -243,19 +249,19 @@ async def test_killed_with_sigkill_we_leave_nothing(sandbox: Sandbox, folder: Pa
         "from agent_actors.config_tools import SandboxConfig;"
         "from agent_actors.tools.sandbox import Command, find_sandbox;"
         "folder = Path(sys.argv[2]); uid = int(sys.argv[3]) or None;"
-        "argv = ['sh', '-c', '(setsid sleep 2345.6 &) ; touch begun; sleep 2345.6'];"
-        "command = Command(argv=argv, folder=folder, cwd=folder, uid=uid);"
+        "command = Command(argv=sys.argv[4:], folder=folder, cwd=folder, uid=uid);"
         "find = find_sandbox(SandboxConfig(kind=sys.argv[1]));"
         "asyncio.run(asyncio.run(find)[0].run(command))"
     )
-    arguments = [sandbox.name, str(folder), str(UID or 0)]
+    mark = f"mark-{uuid4().hex}"
+    arguments = [sandbox.name, str(folder), str(UID or 0), *lingering(mark)]
     service = await asyncio.create_subprocess_exec(
         sys.executable, "-c", program, *arguments, cwd=ROOT
     )
     await until((folder / "begun").exists)
     service.kill()
     await service.wait()
-    await until(lambda: with_argument("2345.6") == [])
+    await until(lambda: with_argument(mark) == [])
 
 
 async def test_it_works_under_uvloop_in_a_thread_as_in_an_actor(sandbox: Sandbox, folder: Path):
@@ -281,6 +287,11 @@ async def test_no_descriptor_of_ours_is_lost(sandbox: Sandbox, folder: Path):
 
 def open_descriptors() -> int:
     return len([*Path("/proc/self/fd").iterdir()])
+
+
+def lingering(mark: str) -> list[str]:
+    """Return a command that leaves a child in another session, says so, and stays."""
+    return ["sh", "-c", 'setsid sh -c "sleep 3600; :" "$0" & touch begun; wait', mark]
 
 
 def with_argument(argument: str) -> list[str]:

@@ -4,8 +4,8 @@ Landlock bounds files, and with newer kernels TCP, signals and abstract sockets;
 (`launcher.seccomp`) refuses all sockets, and bounds what an older landlock does not. There is no
 /proc and no /dev/shm: what needs them (Python's `multiprocessing` locks, say) wants bubblewrap.
 
-What neither bounds: seeing whether a file exists, and, when the service is not root, changing the
-mode, the times and the attributes of files that belong to its user.
+What neither bounds: seeing that a file exists, how large it is and when it changes; and, when the
+service is not root, changing the mode, times and attributes of files that belong to its user.
 """
 
 from typing import TYPE_CHECKING

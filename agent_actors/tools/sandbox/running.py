@@ -54,6 +54,7 @@ async def launch(
     Whether this returns or raises, no process of the command is left. Raises ToolError when the
     command cannot be started.
     """
+    told = _encoded(spec)
     settled = asyncio.Event()
     output = _Stream(max_output_bytes, on_full=settled.set)
     status = _Stream(_MAX_STATUS_BYTES, on_end=settled.set)
@@ -61,7 +62,7 @@ async def launch(
     started = time.perf_counter()
     process, control = await _start(argv, output, status, owner=spec["uid"])
     try:
-        control.write(msgspec.json.encode(spec) + b"\n")
+        control.write(told)
         async with asyncio.timeout(timeout_s):
             await settled.wait()
     except TimeoutError:
@@ -77,6 +78,13 @@ async def launch(
         duration_s=time.perf_counter() - started,
         stopped=stopped,
     )
+
+
+def _encoded(spec: "Spec") -> bytes:
+    try:
+        return msgspec.json.encode(spec) + b"\n"
+    except UnicodeEncodeError as error:
+        raise ToolError(f"cannot start {spec['argv'][0]!r}: {error.object!r} is no UTF-8") from None
 
 
 class _Stream(asyncio.Protocol):
