@@ -5,7 +5,7 @@ import time
 import pytest
 
 from agent_actors.adapters.mcp.arguments import ArgumentsCheck
-from agent_actors.strategies.json_schema import BrokenSchema
+from agent_actors.json_schema import BrokenSchema
 
 EVIL = "^(a|a)*$"
 EVIL_TEXT = "a" * 40 + "!"

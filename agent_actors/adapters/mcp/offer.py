@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from agent_actors.adapters.mcp.arguments import ArgumentsCheck
 from agent_actors.adapters.mcp.configured import ServerSetup
-from agent_actors.strategies.json_schema import BrokenSchema
+from agent_actors.json_schema import BrokenSchema
 
 MAX_DESCRIPTION_CHARS = 4_000
 
