@@ -1,8 +1,10 @@
 """Real workspaces in a test's folder, and their file tools called as the loop calls them."""
 
 from pathlib import Path
+from unittest.mock import patch
 
 from agent_actors.config_tools import ToolsConfig, WorkspaceConfig
+from agent_actors.tools import roots
 from agent_actors.tools.files import FILE_TOOLS
 from agent_actors.tools.registry import Surroundings
 from agent_actors.tools.workspace import Workspace, Workspaces
@@ -12,9 +14,10 @@ FIRST_UID = 2_000_000_000
 
 
 def workspaces_in(root: Path, *, pool_name: str = "default", **config: object) -> Workspaces:
-    """Return what makes workspaces beneath the folder."""
+    """Return what makes workspaces beneath the folder, and leaves nothing elsewhere."""
     settings = WorkspaceConfig(root=str(root), **config)
-    return Workspaces(settings, pool_name=pool_name, first_uid=FIRST_UID)
+    with patch.object(roots.tempfile, "gettempdir", lambda: str(root.parent)):
+        return Workspaces(settings, pool_name=pool_name, first_uid=FIRST_UID)
 
 
 class Agent:
