@@ -196,6 +196,8 @@ async def test_forced_calls_end_with_the_answer_that_finish_gives(running: Runni
 
     assert agent.client.refusals == []
     assert {result.error_type for result in results} <= {None, "AnswerEmpty", "AnswerTruncated"}
+    finishes = [made for reply in agent.client.replies for made in reply.tool_calls]
+    assert {made.function.name for made in finishes} == {"finish"}
     answers = [result.proposal for result in results if result.status == "completed"]
     assert answers
     assert all(answer is not None and answer.content.strip() for answer in answers)
