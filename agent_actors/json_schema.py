@@ -37,6 +37,8 @@ REFUSED = ("patternProperties", "unevaluatedItems", "unevaluatedProperties")
 CHECK_TIMEOUT_S = 0.25
 _deadline = ContextVar("_deadline", default=0.0)
 
+_sorted_json = msgspec.json.Encoder(order="sorted").encode
+
 Keyword = Callable[[Validator, Any, Any, Any], Iterator[ValidationError] | None]
 
 # Without `retrieve`, so that a $ref to another document fails; the default one downloads it.
@@ -70,7 +72,8 @@ def compiled(schema_json: bytes) -> Validator:
         raise _unresolvable(error) from error
     except RecursionError:
         raise BrokenSchema(": is nested too deeply") from None
-    keywords = cast("dict[str, Keyword]", {**kind.VALIDATORS, "pattern": _pattern})
+    own = {"pattern": _pattern, "uniqueItems": _unique_items}
+    keywords = cast("dict[str, Keyword]", {**kind.VALIDATORS, **own})
     bounded = {name: _bounded(keyword) for name, keyword in keywords.items()}
     # Without `$schema`: where jsonschema finds one, it goes on with a class of its own.
     schema.pop("$schema", None)
@@ -173,6 +176,33 @@ def _pattern(
         return
     if not found:
         yield ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
+def _unique_items(
+    validator: Validator,
+    wanted: bool,  # noqa: FBT001 - jsonschema's signature of a keyword
+    instance: Any,  # noqa: ANN401 - any JSON value
+    schema: object,  # noqa: ARG001 - jsonschema's signature of a keyword
+) -> Iterator[ValidationError]:
+    """Check the keyword `uniqueItems` in one pass; jsonschema compares each item with each."""
+    if not wanted or not validator.is_type(instance, "array"):
+        return
+    items = cast("list[Any]", instance)
+    if len({_sorted_json(_comparable(item)) for item in items}) < len(items):
+        yield ValidationError("has an item twice")
+
+
+def _comparable(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """Return the value with 1.0 as 1, since to JSON Schema they are the same."""
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case list():
+            return [_comparable(item) for item in cast("list[Any]", value)]
+        case dict():
+            return {key: _comparable(item) for key, item in cast("dict[str, Any]", value).items()}
+        case _:
+            return value
 
 
 def _unresolvable(error: Unresolvable) -> BrokenSchema:

@@ -51,6 +51,16 @@ def test_a_broken_schema_leaves_out_its_tool_alone():
     assert left_out == {"bad": 'its inputSchema.type: must be "object"'}
 
 
+def test_a_schema_of_many_levels_leaves_out_its_tool_alone():
+    deep: dict[str, object] = {"type": "object"}
+    for _ in range(300):
+        deep = {"type": "object", "properties": {"a": deep}}
+    tools = [Tool(name="good", input_schema=ANY), Tool(name="deep", input_schema=deep)]
+    offers, left_out = offers_of(tools, SETUP)
+    assert [offer.tool for offer in offers] == ["good"]
+    assert left_out == {"deep": "its inputSchema is nested too deeply"}
+
+
 def test_the_same_list_again_is_no_change():
     tools = [Tool(name="good", input_schema=ANY, description="a")]
     changed = [Tool(name="good", input_schema=ANY, description="b")]

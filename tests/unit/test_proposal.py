@@ -360,6 +360,27 @@ def test_a_pattern_is_bounded_also_where_the_schema_refers_to_its_top():
     assert "takes too long" in mismatch(compiled(msgspec.json.encode(schema)), ["a" * 5_000])
 
 
+@pytest.mark.parametrize(
+    ("items", "fits"),
+    [
+        ([1, 2, 1.5], True),
+        ([1, True, "1", None, [1], {"a": 1}], True),
+        ([1, 1.0], False),
+        ([{"a": 1, "b": [2]}, {"b": [2.0], "a": 1}], False),
+        (["x", "y", "x"], False),
+    ],
+)
+def test_items_are_unique_as_json_schema_understands_it(items, fits):
+    assert (mismatch(compiled(b'{"uniqueItems": true}'), items) == "") == fits
+
+
+def test_many_items_are_compared_in_one_pass():
+    items = [{"name": f"item {number}", "tags": ["a", "b"]} for number in range(100_000)]
+    validator = compiled(b'{"uniqueItems": true}')
+    assert mismatch(validator, items) == ""
+    assert "has an item twice" in mismatch(validator, [*items, items[0]])
+
+
 def test_a_schema_that_doubles_the_work_with_each_line_is_given_up():
     doubling = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 2} for n in range(40)}
     schema = {"$defs": doubling | {"d40": {"type": "string"}}, "$ref": "#/$defs/d0"}

@@ -45,6 +45,8 @@ def offers_of(tools: Iterable[Tool], setup: ServerSetup) -> tuple[list[Offer], d
             offers[tool.name] = _offer(tool, setup)
         except BrokenSchema as error:
             left_out[tool.name] = f"its inputSchema{error}"
+        except RecursionError:
+            left_out[tool.name] = "its inputSchema is nested too deeply"
     return list(offers.values()), left_out
 
 
