@@ -1,6 +1,7 @@
 """Puts an agent together from its configuration, in the process where it is to work."""
 
 import os
+from contextlib import AsyncExitStack
 
 import structlog
 
@@ -18,7 +19,6 @@ from agent_actors.observe.logs import configure_logs
 from agent_actors.ports import Strategy, VLLMClient
 from agent_actors.settlement import SettleDelivery
 from agent_actors.strategies.proposal import GenerateProposal
-from agent_actors.tools.sandbox.undumpable import make_undumpable
 from agent_actors.workbench import Workbench
 
 log = structlog.get_logger()
@@ -38,11 +38,15 @@ async def build_agent_actor(settings: ActorSettings) -> ActorParts:
     Raises ServiceUnreachable, PermissionDenied, ConfigError.
     """
     configure_logs("agent-actor")
-    make_undumpable()
     config = settings.config
-    client = VLLMHTTPClient.from_config(config.vllm)
-    workbench = await Workbench.open(settings.pool_name, settings.pool)
-    connection = await connect(config.nats, name=settings.agent_id, on_closed=end_process)
+    async with AsyncExitStack() as opened:
+        connection = await connect(config.nats, name=settings.agent_id, on_closed=end_process)
+        opened.push_async_callback(connection.close)
+        client = VLLMHTTPClient.from_config(config.vllm)
+        opened.push_async_callback(client.close)
+        workbench = await Workbench.open(settings.pool_name, settings.pool)
+        opened.push_async_callback(workbench.close)
+        close = opened.pop_all().aclose
     acks = JetStreamAcks(connection)
     settle = SettleDelivery(
         agent_id=settings.agent_id,
@@ -58,12 +62,6 @@ async def build_agent_actor(settings: ActorSettings) -> ActorParts:
         clock=utc_now,
         clear_away=workbench.clear_away,
     )
-
-    async def close() -> None:
-        await workbench.close()
-        await client.close()
-        await connection.close()
-
     return ActorParts(settle=settle, acks=acks, close=close, sandbox=workbench.sandbox)
 
 

@@ -1,8 +1,9 @@
 """What the tools of an agent need for as long as its process lives: a sandbox, the web, servers."""
 
 import asyncio
-import contextlib
 from typing import Any, Self
+
+import structlog
 
 from agent_actors.adapters.mcp import McpServers
 from agent_actors.adapters.web import GuardedWeb
@@ -18,8 +19,11 @@ from agent_actors.tools.permissions import grant
 from agent_actors.tools.registry import Surroundings
 from agent_actors.tools.sandbox.command import Sandbox
 from agent_actors.tools.sandbox.finding import find_sandbox
+from agent_actors.tools.sandbox.undumpable import make_undumpable
 from agent_actors.tools.toolbox import Toolbox
 from agent_actors.tools.workspace import Workspace, Workspaces
+
+log = structlog.get_logger()
 
 TOOLS = (*FILE_TOOLS, *GIT_TOOLS, *TEST_TOOLS, *HTTP_TOOLS)
 # No MCP server is named like a tool of ours: allow-lists could not tell them apart.
@@ -50,7 +54,11 @@ class Workbench:
 
     @classmethod
     async def open(cls, pool_name: str, pool: PoolConfig) -> Self:
-        """Return a workbench whose MCP servers are being connected. Raises ConfigError."""
+        """Return a workbench whose MCP servers are being connected. Raises ConfigError.
+
+        From here on no child of ours can look into this process.
+        """
+        make_undumpable()
         config = pool.tools
         servers = McpServers(
             config.mcpServers, built_in=BUILT_IN, where=f"pools.{pool_name}.tools.mcpServers"
@@ -110,6 +118,8 @@ class Workbench:
     async def _sweep(self) -> None:
         """Remove old workspaces now and then; what cannot be removed now may be later."""
         while True:
-            with contextlib.suppress(OSError):
+            try:
                 await self._workspaces.sweep()
+            except Exception as error:
+                log.warning("workspaces.not_swept", exc_info=error)
             await asyncio.sleep(SWEEP_S)
