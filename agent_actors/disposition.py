@@ -10,6 +10,7 @@ from agent_actors.errors import (
     PoisonTask,
     StrategyCrashed,
     TaskError,
+    WorkspaceUnavailable,
 )
 from agent_actors.ledger import TaskRecord
 
@@ -62,6 +63,9 @@ def dispose(
         case ModelUnavailable():
             delay_s = _backoff_s(record.postponed, policy, luck)
             return Retry(delay_s=max(delay_s, failure.retry_after_s or 0.0), counts=False)
+        case WorkspaceUnavailable():
+            # A full disk, a remote that is away: nothing that the task could help.
+            return Retry(delay_s=_backoff_s(record.postponed, policy, luck), counts=False)
         case StrategyCrashed() if record.failures + 1 < policy.max_attempts:
             return Retry(delay_s=_backoff_s(record.failures, policy, luck), counts=True)
         case InvalidTask() | StrategyCrashed() | PoisonTask():

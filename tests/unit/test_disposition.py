@@ -8,7 +8,12 @@ from support.fakes import NOON, delivery
 from agent_actors import errors
 from agent_actors.config import PoolConfig
 from agent_actors.disposition import Finish, Retry, dispose
-from agent_actors.errors import ModelUnavailable, StrategyCrashed, TaskError
+from agent_actors.errors import (
+    ModelUnavailable,
+    StrategyCrashed,
+    TaskError,
+    WorkspaceUnavailable,
+)
 from agent_actors.ledger import TaskRecord
 
 POOL = PoolConfig(max_attempts=3, retry_base_s=1.0, retry_cap_s=60.0)
@@ -61,15 +66,23 @@ def test_what_another_try_would_not_mend_fails_at_once(failure: str, *, dead_let
 @pytest.mark.parametrize("kind", failure_classes(), ids=lambda kind: kind.__name__)
 def test_every_failure_has_its_disposition(kind: type[TaskError]):
     disposition = dispose(kind(), record(failures=2), POOL, luck=0.5)
-    assert isinstance(disposition, Retry) == issubclass(kind, ModelUnavailable)
+    assert isinstance(disposition, Retry) == issubclass(kind, AWAY)
 
 
-@given(st.integers(0, 10_000), st.integers(0, 10_000), st.floats(0, 1, exclude_max=True))
-def test_a_model_that_is_away_never_counts_and_never_gives_up(
-    failures: int, postponed: int, luck: float
+AWAY = (ModelUnavailable, WorkspaceUnavailable)
+
+
+@given(
+    st.sampled_from([ModelUnavailable, WorkspaceUnavailable]),
+    st.integers(0, 10_000),
+    st.integers(0, 10_000),
+    st.floats(0, 1, exclude_max=True),
+)
+def test_what_is_away_never_counts_and_never_gives_up(
+    kind: type[TaskError], failures: int, postponed: int, luck: float
 ):
     now = record(failures=failures, postponed=postponed)
-    disposition = dispose(ModelUnavailable(), now, POOL, luck=luck)
+    disposition = dispose(kind(), now, POOL, luck=luck)
     assert isinstance(disposition, Retry)
     assert not disposition.counts
     assert 0 <= disposition.delay_s <= min(POOL.retry_cap_s, 2.0 ** min(postponed, 30))
