@@ -7,7 +7,7 @@ has a default. `tests/contract/` pins messages of every version for ever.
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -57,6 +57,7 @@ MAX_NESTING = 64
 MIN_INTEGER = -(2**63)
 MAX_INTEGER = 2**64 - 1
 MAX_ERROR_CHARS = 4_000
+MAX_GENERATION_DIGITS = 9
 PAYLOAD_MARGIN_BYTES = 64 * 1024
 MAX_SECONDS = 30 * 86_400.0
 
@@ -210,14 +211,55 @@ EventKind = Literal["started", "token", "tool_call", "tool_result", "retry", "fi
 
 
 class TaskEvent(Struct, frozen=True, kw_only=True):
-    """Live progress on `agent.events.<task key>.<kind>`; core NATS, so it may be missed."""
+    """Live progress on `agent.events.<task key>.<kind>`; core NATS, so it may be missed.
+
+    More kinds than `EventKind` has may come: from a newer service.
+    """
 
     task_id: str
-    kind: EventKind
+    kind: Annotated[str, Meta(extra_json_schema={"examples": list(get_args(EventKind))})]
     time: Moment
     agent_id: str = ""
     attempt: int = 0
     detail: dict[str, Any] = {}
+
+
+class DeadLetter(Struct, frozen=True, kw_only=True):
+    """A message given up on, as `AGENT_DEADLETTER` keeps it; `stream_seq` is its number there.
+
+    `payload` and `headers` are the publisher's, the bytes as Base64 in JSON; a payload of `size`
+    bytes too big for a message lies in the object store, where `object` says. `task_id` is empty
+    when the message had no usable one. `source` is where it was queued, as `stream:sequence`.
+    """
+
+    stream_seq: int
+    time: Moment
+    role: str
+    reason: str
+    error: str = ""
+    attempts: int = 0
+    generation: int = 0
+    task_id: str = ""
+    subject: str = ""
+    source: str = ""
+    headers: dict[str, str] = {}
+    size: int = 0
+    payload: bytes = b""
+    object: ArtifactRef | None = None
+
+
+class Replay(Struct, frozen=True, kw_only=True):
+    """What a dead letter's replay came to: the task's `generation` and where it stands.
+
+    `already` tells that it had been replayed before, and that nothing was done but to remove
+    the letter.
+    """
+
+    stream_seq: int
+    task_id: str
+    generation: int
+    state: "TaskState"
+    already: bool = False
 
 
 # The control service: requests and replies of its endpoints, JSON as well.
@@ -370,6 +412,15 @@ def message_id(task_id: str, generation: int) -> str:
     """Return the `Nats-Msg-Id` under which a task's result and dead letter are announced."""
     key = task_key(task_id)
     return f"{key}#{generation}" if generation else key
+
+
+def generation_in(msg_id: str, task_id: str) -> int:
+    """Return which generation of this task a `Nats-Msg-Id` names; 0 when it names none."""
+    _, _, number = msg_id.rpartition("#")
+    if not (number.isascii() and number.isdecimal() and len(number) <= MAX_GENERATION_DIGITS):
+        return 0
+    generation = int(number)
+    return generation if msg_id == message_id(task_id, generation) else 0
 
 
 def subjects_overlap(left: str, right: str) -> bool:

@@ -111,6 +111,8 @@ class Screen:
             case "finished":
                 self._words = ""  # the result has them
                 self._where = "done"
+            case _:
+                pass  # a kind that a newer service has
 
     def _keep_words(self) -> None:
         """Print what the model said before its call; what it says next begins anew."""

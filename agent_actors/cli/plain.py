@@ -15,6 +15,7 @@ HARMLESS = frozenset("\n\t\u200c\u200d")
 
 VALUE_CHARS = 60
 LINE_CHARS = 160
+LONGEST_MS = 1e12
 
 
 def plain(text: str) -> str:
@@ -43,7 +44,9 @@ def parameters_line(params: Mapping[str, Any]) -> str:
 
 def seconds(duration_ms: float) -> str:
     """Return how long something took, for people."""
-    return f"{duration_ms:.0f} ms" if duration_ms < 1_000 else f"{duration_ms / 1_000:.1f} s"
+    if duration_ms < 1_000:
+        return f"{duration_ms:.0f} ms"
+    return f"{min(duration_ms, LONGEST_MS) / 1_000:.1f} s"
 
 
 def _shown(char: str) -> str:

@@ -30,7 +30,9 @@ def show_result(result: AgentResult) -> None:
         f"{result.usage.total_tokens} tokens",
     ]
     said = plain(", ".join(fact for fact in facts if fact))
-    click.secho(f"{result.task_id} {result.status}", fg=COLOURS[result.status], bold=True, nl=False)
+    click.secho(
+        f"{plain(result.task_id)} {result.status}", fg=COLOURS[result.status], bold=True, nl=False
+    )
     click.echo(f"  ({said})")
     if result.error_type:
         click.echo(plain(f"{result.error_type}: {result.error}"))
@@ -50,8 +52,8 @@ def line_of(result: AgentResult) -> str:
     columns = [
         f"{result.timestamp.astimezone():%H:%M:%S}",
         click.style(f"{result.status:{STATUS_WIDTH}}", fg=COLOURS[result.status]),
-        f"{result.role:{ROLE_WIDTH}}",
-        f"{result.task_id:{ID_WIDTH}}",
+        f"{one_line(result.role):{ROLE_WIDTH}}",
+        f"{one_line(result.task_id):{ID_WIDTH}}",
         f"{seconds(result.duration_ms):>8}",
         one_line(said, LINE_CHARS),
     ]

@@ -2,12 +2,14 @@
 
 import io
 
+import click
 import pytest
 from rich.console import Console
 from support.fakes import NOON
 
 from agent_actors.cli.live import Lines, Screen, line_of
-from agent_actors.cli.plain import call_line, one_line, plain
+from agent_actors.cli.plain import call_line, one_line, plain, seconds
+from agent_actors.cli.results import line_of as result_line
 from agent_actors.cli.results import show_result
 from agent_actors.contract import AgentResult, ArtifactRef, Operation, Proposal, TaskEvent, Usage
 
@@ -32,6 +34,30 @@ def test_what_would_steer_a_terminal_is_shown_as_a_mark():
 @pytest.mark.parametrize("text", ["tabs\tand\nlines", "Grüße, 世界", "👩‍💻", ""])
 def test_what_can_be_seen_stays_as_it_is(text: str):
     assert plain(text) == text
+
+
+def test_no_duration_fills_the_terminal():
+    assert seconds(12_345) == "12.3 s"
+    assert len(seconds(1e308)) < 20
+
+
+def test_a_role_and_an_id_of_others_steer_no_terminal():
+    hostile = AgentResult(
+        task_id=f"id{HOSTILE}",
+        agent_id="a",
+        role=f"DEV{HOSTILE}",
+        status="failed",
+        success=False,
+        duration_ms=1.0,
+        timestamp=NOON,
+    )
+    coloured = click.unstyle(result_line(hostile))
+    assert coloured.isprintable()
+
+
+def test_a_kind_of_event_that_a_newer_service_has_is_no_error():
+    screen = Screen(Console(file=io.StringIO()))
+    screen.show(event("levitated"))
 
 
 def test_lines_of_another_system_and_odd_spaces_are_lines_and_spaces():
