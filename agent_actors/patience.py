@@ -11,6 +11,7 @@ from agent_actors.errors import AgentActorsError, PublishFailed
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
+SILENT_PAUSE_S = 1.0
 BUILD_PAUSE_S = 1.0
 
 T = TypeVar("T")
@@ -24,7 +25,9 @@ async def until_answered(ask: Callable[[], Awaitable[T]]) -> T:
     while True:
         try:
             return await ask()
-        except PublishFailed:
+        except PublishFailed as error:
+            if pause_s > SILENT_PAUSE_S:
+                log.warning("nats.no_answer", error=str(error))
             pause_s = await pause(pause_s)
 
 
