@@ -14,6 +14,9 @@ from agent_actors.errors import (
 )
 from agent_actors.ledger import TaskRecord
 
+# What no task can help: it is tried again however often, and its result is never seen.
+POSTPONED = (ModelUnavailable, WorkspaceUnavailable)
+
 MAX_DOUBLINGS = 30
 
 
@@ -59,13 +62,11 @@ def dispose(
 
     `luck` in [0, 1) is the share of the longest wait: full jitter.
     """
+    if isinstance(failure, POSTPONED):
+        delay_s = _backoff_s(record.postponed, policy, luck)
+        asked_s = failure.retry_after_s if isinstance(failure, ModelUnavailable) else None
+        return Retry(delay_s=max(delay_s, asked_s or 0.0), counts=False)
     match failure:
-        case ModelUnavailable():
-            delay_s = _backoff_s(record.postponed, policy, luck)
-            return Retry(delay_s=max(delay_s, failure.retry_after_s or 0.0), counts=False)
-        case WorkspaceUnavailable():
-            # A full disk, a remote that is away: nothing that the task could help.
-            return Retry(delay_s=_backoff_s(record.postponed, policy, luck), counts=False)
         case StrategyCrashed() if record.failures + 1 < policy.max_attempts:
             return Retry(delay_s=_backoff_s(record.failures, policy, luck), counts=True)
         case InvalidTask() | StrategyCrashed() | PoisonTask():

@@ -8,6 +8,8 @@ nothing more.
 
 import asyncio
 from collections.abc import Awaitable, Sequence
+from functools import partial
+from itertools import count
 
 import msgspec
 import structlog
@@ -34,6 +36,7 @@ class LeaseJournal:
         self._leases = leases
         self._store = store
         self._newest: asyncio.Future[Lease] = _known(lease)
+        self._object_numbers = count(len(lease.record.turns))
 
     async def entries(self) -> Sequence[bytes]:
         """Return what earlier attempts have kept; nothing, when some of it is lost.
@@ -59,6 +62,11 @@ class LeaseJournal:
         self._newest = asyncio.ensure_future(self._appended(self._newest, entry))
         await asyncio.shield(self._newest)
 
+    async def begin_anew(self, entry: bytes) -> None:
+        """Return once the entry is stored in place of all before; else as `append`."""
+        self._newest = asyncio.ensure_future(self._begun_anew(self._newest, entry))
+        await asyncio.shield(self._newest)
+
     async def newest(self) -> Lease:
         """Return the lease as the last entry left it, once it is known what became of that.
 
@@ -68,14 +76,24 @@ class LeaseJournal:
 
     async def _appended(self, before: Awaitable[Lease], entry: bytes) -> Lease:
         lease = await before
-        turns, recent = lease.record.turns, [*lease.record.recent_turns, entry]
+        return await self._kept(lease, lease.record.turns, [*lease.record.recent_turns, entry])
+
+    async def _begun_anew(self, before: Awaitable[Lease], entry: bytes) -> Lease:
+        """Keep the entry alone; what the record does not refer to any more is removed after."""
+        lease = await before
+        anew = await self._kept(lease, [], [entry])
+        for ref in lease.record.turns:
+            await until_answered(partial(self._store.delete, ref))
+        return anew
+
+    async def _kept(self, lease: Lease, turns: list[ArtifactRef], recent: list[bytes]) -> Lease:
         if sum(map(len, recent)) > MAX_RECENT_BYTES:
             turns, recent = [*turns, await self._stored(lease, recent)], []
         return await self._leases.keep(lease, turns, recent)
 
     async def _stored(self, lease: Lease, entries: list[bytes]) -> ArtifactRef:
         """Put entries into the object store, under a name that no other attempt writes."""
-        name = f"{lease.key}/{lease.record.lease}/turns/{len(lease.record.turns)}"
+        name = f"{lease.key}/{lease.record.lease}/turns/{next(self._object_numbers)}"
         data = msgspec.msgpack.encode(entries)
         return await until_answered(lambda: self._store.put(name, data))
 

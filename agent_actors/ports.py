@@ -93,6 +93,10 @@ class Journal(Protocol):
         """Return once the entry is stored. Raises FencedOut when another attempt has the task."""
         ...
 
+    async def begin_anew(self, entry: bytes) -> None:
+        """Return once the entry is stored in place of all before. Raises what `append` raises."""
+        ...
+
 
 class NoJournal:
     """Keeps nothing: for an attempt that nobody takes over."""
@@ -102,6 +106,9 @@ class NoJournal:
         return ()
 
     async def append(self, entry: bytes) -> None:
+        """Keep nothing."""
+
+    async def begin_anew(self, entry: bytes) -> None:
         """Keep nothing."""
 
 

@@ -106,10 +106,16 @@ class MemoryJournal:
         return tuple(self.pages)
 
     async def append(self, entry: bytes) -> None:
+        self._store([*self.pages, entry])
+
+    async def begin_anew(self, entry: bytes) -> None:
+        self._store([entry])
+
+    def _store(self, pages: list[bytes]) -> None:
         dies = self.appends == self._dies_at
         self.appends += 1
         if self._is_stored or not dies:
-            self.pages.append(entry)
+            self.pages = pages
         if dies:
             raise self._error
 

@@ -160,6 +160,34 @@ async def test_an_entry_on_its_way_is_waited_for_when_the_attempt_is_cancelled(b
     assert await (await bench.begin()).entries() == [b"one"]
 
 
+async def test_a_new_beginning_takes_the_place_of_all_before_it(bench: Bench):
+    await appended(await bench.begin(), b"one", BIG * 3, b"two")
+    journal = await bench.begin()
+    await journal.begin_anew(b"anew")
+    assert not bench.wire.objects
+    await appended(journal, b"next")
+    assert await (await bench.begin()).entries() == [b"anew", b"next"]
+
+
+async def test_a_new_beginning_keeps_its_own_objects(bench: Bench):
+    journal = await bench.begin()
+    await appended(journal, BIG * 3)
+    await journal.begin_anew(b"anew" + BIG * 3)
+    await appended(journal, b"next" + BIG * 3)
+    assert len(bench.wire.objects) == 2
+    entries = await (await bench.begin()).entries()
+    assert entries == [b"anew" + BIG * 3, b"next" + BIG * 3]
+
+
+async def test_who_has_lost_the_task_cannot_begin_it_anew(bench: Bench):
+    stale = await bench.begin()
+    await appended(stale, BIG * 3)
+    await bench.begin()
+    with pytest.raises(FencedOut):
+        await stale.begin_anew(b"anew")
+    assert await (await bench.begin()).entries() == [BIG * 3]
+
+
 @pytest.mark.parametrize("damage", ["gone", "other"])
 async def test_entries_that_are_lost_in_part_are_forgotten_as_a_whole(bench: Bench, damage: str):
     await appended(await bench.begin(), b"one", BIG * 3, b"two")
