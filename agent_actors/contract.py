@@ -22,6 +22,8 @@ DEADLETTER_STREAM = "AGENT_DEADLETTER"
 LEDGER_BUCKET = "agent_ledger"
 CONFIG_BUCKET = "agent_config"
 ARTIFACT_BUCKET = "agent_artifacts"
+# Where in it the payloads of dead letters are that are too big for a message.
+DEADLETTER_FOLDER = "deadletter/"
 
 TASK_PREFIX = "agent.tasks."
 TASK_SUBJECTS = "agent.tasks.>"

@@ -50,6 +50,14 @@ class PublishRefused(AgentActorsError):
     """NATS will never take this message; the message says why."""
 
 
+class DeadLetterMissing(AgentActorsError):
+    """There is no such dead letter, or not any more."""
+
+
+class DeadLetterRefused(AgentActorsError):
+    """A dead letter cannot be replayed or discarded; the message says why."""
+
+
 class FencedOut(AgentActorsError):
     """Another attempt owns the task by now: publish nothing, ack nothing, nak nothing."""
 

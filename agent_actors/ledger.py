@@ -39,14 +39,19 @@ class Source(Struct, frozen=True, kw_only=True):
     def is_later_than(self, other: "Source") -> bool:
         """Tell whether this handing-out of a message came after that one of the same message.
 
-        Two consumers never serve one subject at a time, so another consumer's is later.
+        Two consumers never serve one subject at a time, so another consumer's is later, and any
+        is later than none: a message that a replay has queued and that nobody was handed yet.
         """
         if self.consumer != other.consumer:
-            return True
+            return bool(self.consumer)
         return (self.consumer_created, self.num_delivered) > (
             other.consumer_created,
             other.num_delivered,
         )
+
+
+# The source of a task that a replay has opened again and whose message is not queued yet.
+UNQUEUED = Source(stream_seq=0, consumer="", consumer_created=0, num_delivered=0)
 
 
 class DeadLetterReason(Struct, frozen=True, kw_only=True):
@@ -86,9 +91,22 @@ class TaskRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Completed or failed, for good."""
         return self.state in {"completed", "failed"}
 
+    @property
+    def is_replayed(self) -> bool:
+        """Opened again by a replay, and its message not begun yet."""
+        return self.state == "waiting" and self.generation > 0 and not self.source.consumer
+
+    @property
+    def is_unqueued(self) -> bool:
+        """Opened again by a replay that has not told yet where its message is queued."""
+        return self.is_replayed and not self.source.stream_seq
+
 
 class Claim(Struct, frozen=True, kw_only=True):
-    """A delivery that asks to run: what it carries, who would run it, and when."""
+    """A delivery that asks to run: what it carries, who would run it, and when.
+
+    `generation` is that of the replay which queued the message, 0 for what a user has.
+    """
 
     task_id: str
     source: Source
@@ -96,6 +114,7 @@ class Claim(Struct, frozen=True, kw_only=True):
     agent_id: str
     lease: str
     now: datetime
+    generation: int = 0
 
 
 class Run(Struct, frozen=True):
@@ -148,6 +167,8 @@ def begin(found: TaskRecord | None, claim: Claim, *, rival_queued: bool | None =
     """
     if found is None:
         return Run(_running(claim))
+    if found.is_replayed and claim.generation == found.generation:
+        return Run(_running(claim, found))
     if found.content != claim.content and not claim.source.is_same_message(found.source):
         return Conflict()
     if found.is_terminal:
@@ -155,6 +176,10 @@ def begin(found: TaskRecord | None, claim: Claim, *, rival_queued: bool | None =
     if found.source.stream_seq == claim.source.stream_seq:
         is_later = claim.source.is_later_than(found.source)
         return Run(_running(claim, found)) if is_later else Stale()
+    if found.is_unqueued:
+        # An ack of this message may be on its way since the last generation ended: it cannot
+        # carry the task. It stays until the replay's own message is known.
+        return Stale()
     if rival_queued is None:
         return AskQueue(found.source.stream_seq)
     return AckCopy() if rival_queued else Run(_running(claim, found))
@@ -224,6 +249,61 @@ def never_begun(claim: Claim) -> TaskRecord:
     return release(replace(_running(claim), attempt=0), claim.now)
 
 
+class Plea(Struct, frozen=True, kw_only=True):
+    """A dead letter that asks for its task to be run again.
+
+    `generation` is the one that the letter ended; `stream_seq` was its message's in the queue,
+    `content` is the hash of what it asks.
+    """
+
+    task_id: str
+    generation: int
+    stream_seq: int
+    content: str
+    now: datetime
+
+
+class Reopen(Struct, frozen=True):
+    """Have this record written, if it is not, and then the message queued."""
+
+    record: TaskRecord
+
+
+class Superseded(Struct, frozen=True):
+    """A replay has queued the task before: this letter has done its work."""
+
+    record: TaskRecord
+
+
+class Occupied(Struct, frozen=True):
+    """The task is not where the letter left it: under way, or ended without a dead letter."""
+
+    record: TaskRecord
+
+
+def replay(found: TaskRecord | None, plea: Plea) -> Reopen | Superseded | Occupied | Conflict:
+    """Decide what a replay may do, given the record found.
+
+    It may be asked again after a crash at any point: a generation is opened once, and as long
+    as nobody knows where its message is queued, it is queued again.
+    """
+    if found is None:
+        return Reopen(_reopened(plea))
+    if found.content != plea.content and found.source.stream_seq != plea.stream_seq:
+        return Conflict()
+    if found.generation > plea.generation:
+        is_next = found.generation == plea.generation + 1
+        return Reopen(found) if is_next and found.is_unqueued else Superseded(found)
+    if found.dead_letter is None:
+        return Occupied(found)
+    return Reopen(_reopened(plea))
+
+
+def queue(record: TaskRecord, stream_seq: int, now: datetime) -> TaskRecord:
+    """Return the record of a replayed task whose message is known to be queued."""
+    return replace(record, source=replace(record.source, stream_seq=stream_seq), updated=now)
+
+
 def status_of(task_id: str, record: TaskRecord | None) -> TaskStatus:
     """Return where a task stands, for those who ask."""
     if record is None:
@@ -237,6 +317,18 @@ def status_of(task_id: str, record: TaskRecord | None) -> TaskStatus:
     )
 
 
+def _reopened(plea: Plea) -> TaskRecord:
+    """Return the record of the next generation, with nothing of the last one on it."""
+    return TaskRecord(
+        task_id=plea.task_id,
+        state="waiting",
+        source=UNQUEUED,
+        content=plea.content,
+        updated=plea.now,
+        generation=plea.generation + 1,
+    )
+
+
 def _running(claim: Claim, found: TaskRecord | None = None) -> TaskRecord:
     return TaskRecord(
         task_id=claim.task_id,
@@ -247,7 +339,7 @@ def _running(claim: Claim, found: TaskRecord | None = None) -> TaskRecord:
         attempt=(found.attempt if found else 0) + 1,
         failures=found.failures if found else 0,
         postponed=found.postponed if found else 0,
-        generation=found.generation if found else 0,
+        generation=found.generation if found else claim.generation,
         agent_id=claim.agent_id,
         lease=claim.lease,
         turns=found.turns if found else [],

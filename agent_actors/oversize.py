@@ -9,6 +9,8 @@ import msgspec
 from msgspec.structs import replace
 
 from agent_actors.contract import (
+    DEADLETTER_FOLDER,
+    MSG_ID_HEADER,
     OBJECT_HEADER,
     OBJECT_SHA256_HEADER,
     OBJECT_SIZE_HEADER,
@@ -59,7 +61,7 @@ async def fit_dead_letter(message: Message, *, max_bytes: int, store: ArtifactSt
     )
     if len(message.payload) + headers_bytes + len("NATS/1.0\r\n\r\n") <= max_bytes:
         return message
-    name = f"deadletter/{message.headers['Nats-Msg-Id']}"
+    name = DEADLETTER_FOLDER + message.headers[MSG_ID_HEADER]
     ref = await _put(store, name, message.payload)
     moved = {
         OBJECT_HEADER: ref.object,

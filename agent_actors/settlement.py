@@ -18,6 +18,7 @@ from structlog.contextvars import bind_contextvars
 from agent_actors.announcement import announcements, dead_letter, result_message
 from agent_actors.config import PoolConfig
 from agent_actors.contract import (
+    MSG_ID_HEADER,
     PAYLOAD_MARGIN_BYTES,
     AgentResult,
     AgentTask,
@@ -26,6 +27,7 @@ from agent_actors.contract import (
     ResultStatus,
     TaskEvent,
     encode,
+    generation_in,
     role_token,
 )
 from agent_actors.disposition import Finish, Retry, dispose
@@ -325,6 +327,7 @@ class SettleDelivery:
             agent_id=self._agent_id,
             lease=uuid.uuid4().hex,
             now=self._clock(),
+            generation=generation_in(delivery.headers.get(MSG_ID_HEADER, ""), reading.task_id),
         )
 
     def _request(self, reading: ValidTask, attempt: int) -> ExecutionRequest:

@@ -265,6 +265,9 @@ ActorStatus: agent_id! state! slots! slots_used! pid=0
 PoolStatus: name! subjects! state! reason="" actors=[] slots=0 slots_used=0 pending=-1 unacked=-1
     settled=0
 ServiceStatus: version! supervisor_id! started! pools!
+DeadLetter: stream_seq! time! role! reason! error="" attempts=0 generation=0 task_id="" subject=""
+    source="" headers={} size=0 payload="" object=null
+Replay: stream_seq! task_id! generation! state! already=false
 TaskRecord: task_id! state! source! content! updated! attempt=0 failures=0 postponed=0
     generation=0 agent_id="" lease="" result= dead_letter=null
 Source: stream_seq! consumer! consumer_created! num_delivered!
