@@ -53,6 +53,20 @@ class WorkspaceRoot:
             _warn_of_what_bars_the_way(self.pool)
             self._is_warned = True
 
+    def is_ours(self) -> bool:
+        """Tell whether the pool's folder is there and passes the checks; make nothing."""
+        try:
+            for folder in (self._own, *self.uid_folders):
+                with suppress(FileNotFoundError):  # of a machine that was started anew
+                    check_our_own(folder)
+            check_our_own(self.pool)
+        except FileNotFoundError:
+            return False
+        except (WorkspaceUnavailable, OSError) as error:
+            log.warning("workspace.root_refused", folder=str(self.pool), error=str(error))
+            return False
+        return True
+
     @contextmanager
     def explained(self) -> Generator[None]:
         """Turn the system's error into WorkspaceUnavailable, which names the remedy."""
@@ -68,8 +82,16 @@ class WorkspaceRoot:
 
 def _make_our_own(folder: Path) -> None:
     with suppress(FileExistsError):
-        folder.mkdir()
+        folder.mkdir(PASSABLE)
         folder.chmod(PASSABLE)  # whatever the umask
+    check_our_own(folder)
+
+
+def check_our_own(folder: Path) -> None:
+    """Raise WorkspaceUnavailable unless it is a folder of ours that nobody else may write.
+
+    Raises FileNotFoundError when it is not there.
+    """
     status = folder.lstat()
     others_may_write = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or others_may_write:

@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import hmac
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ from agent_actors.errors import ToolError, WorkspaceUnavailable
 from agent_actors.tools.beneath import Beneath
 from agent_actors.tools.changes import Changes
 from agent_actors.tools.removal import remove_tree
-from agent_actors.tools.roots import PASSABLE, WorkspaceRoot
+from agent_actors.tools.roots import PASSABLE, WorkspaceRoot, check_our_own
 from agent_actors.tools.uids import UidRegister
 
 log = structlog.get_logger()
@@ -45,8 +46,12 @@ PRIVATE = "private"
 WORK = "work"
 UNFINISHED = ".new-"
 OURS = 0o700
+RANDOM_BYTES = 8
 MAX_KEY_CHARS = 100
 TRIES = 10
+
+_TASK_FOLDER = re.compile(r"[A-Za-z0-9_=-]+(\.[0-9a-f]{32})?")  # `_folder_name`
+_FOLDER = re.compile(rf"({re.escape(UNFINISHED)})?[0-9a-f]{{{2 * RANDOM_BYTES}}}")
 
 
 class WorkspaceId(Struct, frozen=True, kw_only=True):
@@ -170,14 +175,14 @@ class Workspaces:
         """Return a folder that nobody has seen before it was locked."""
         for _ in range(TRIES):
             with suppress(FileExistsError):
-                parent.mkdir()
+                parent.mkdir(PASSABLE)
                 parent.chmod(PASSABLE)
-            name = secrets.token_hex(8)
+            name = secrets.token_hex(RANDOM_BYTES)
             unfinished = parent / f"{UNFINISHED}{name}"
             with suppress(FileNotFoundError):  # the last one of the task was just removed
-                unfinished.mkdir()
+                unfinished.mkdir(PASSABLE)
                 unfinished.chmod(PASSABLE)
-                lock = _locked(unfinished)
+                lock = _locked(unfinished, create=True)
                 if lock:
                     return unfinished.rename(parent / name), lock
         raise OSError(f"{parent} was removed {TRIES} times while it was made")
@@ -206,11 +211,15 @@ class Workspaces:
             return None  # a journal from before the root was configured anew
         lock = None
         try:
-            lock = _locked(outer, create=False)
+            self._root.prepare()  # this machine may not have had a workspace yet
+            check_our_own(outer)
+            lock = _locked(outer)
             record = _read_record(outer) if lock else None
             if lock and record and self._is_same(record, known, outer):
                 return self._opened(known, record.uid, lock)
-        except OSError as error:
+        except FileNotFoundError:
+            log.info("workspace.gone", folder=str(outer))
+        except (WorkspaceUnavailable, OSError) as error:
             log.warning("workspace.not_reopened", folder=str(outer), error=str(error))
         if lock:
             lock.close()
@@ -224,17 +233,16 @@ class Workspaces:
         return self._uids.claim(record.uid, outer)
 
     def _clear_away(self, task_id: str) -> None:
-        for outer in _folders(self._root.pool / _folder_name(task_id)):
-            if not outer.name.startswith(UNFINISHED):
-                self._remove_unless_held(outer)
+        if self._root.is_ours():
+            for outer in _folders(self._root.pool / _folder_name(task_id)):
+                if not outer.name.startswith(UNFINISHED):
+                    self._remove_unless_held(outer)
 
     def _sweep(self) -> None:
-        for task_folder in _folders(self._root.pool):
-            for outer in _folders(task_folder):
+        if self._root.is_ours():
+            for outer in _swept(self._root.pool):
                 if _age_s(outer) > self._config.keep_for_s:
                     self._remove_unless_held(outer)
-            with suppress(OSError):  # not empty, mostly
-                task_folder.rmdir()
 
     def _remove_unless_held(self, outer: Path) -> None:
         try:
@@ -245,13 +253,19 @@ class Workspaces:
         if lock:
             self._remove(outer)
             lock.close()
+        elif outer.name.startswith(UNFINISHED):
+            with suppress(OSError):  # not empty: somebody has it
+                outer.rmdir()
+                outer.parent.rmdir()
 
     def _remove(self, outer: Path) -> None:
         """Remove a workspace whose lock we have: first its record, so that nobody reopens it."""
         try:
             record = _read_record(outer)
             (outer / RECORD).unlink(missing_ok=True)
-            remove_tree(outer)
+            for folder in _folders_in(outer):
+                remove_tree(folder)
+            remove_tree(outer)  # the lock, by which a sweep knows the rest, comes last
         except OSError as error:
             log.warning("workspace.not_removed", folder=str(outer), error=str(error))
             return
@@ -273,17 +287,18 @@ def _folder_name(task_id: str) -> str:
     return f"{key[:MAX_KEY_CHARS]}.{hashlib.sha256(key.encode()).hexdigest()[:32]}"
 
 
-def _locked(outer: Path, *, create: bool = True) -> IO[str] | None:
-    """Return the file that locks the folder, or None when somebody else has it or removed it."""
+def _locked(outer: Path, *, create: bool = False) -> IO[str] | None:
+    """Return the file that locks the folder, or None when it has none or somebody else has it."""
     path = outer / LOCK
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o600)
+        handle = os.open(path, flags, 0o600)
     except FileNotFoundError:
         return None
     lock = os.fdopen(handle, "r+")
     with suppress(BlockingIOError, FileNotFoundError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(handle), path.stat()):  # not one removed meanwhile
+        if os.path.samestat(os.fstat(handle), path.lstat()):  # not one removed meanwhile
             return lock
     lock.close()
     return None
@@ -302,9 +317,32 @@ def _read_record(outer: Path) -> WorkspaceRecord | None:
     return None
 
 
-def _folders(parent: Path) -> Iterator[Path]:
+def _swept(pool: Path) -> Iterator[Path]:
+    """Yield the folders of workspaces; whatever else lies there is not ours to touch."""
+    for task_folder in _folders_in(pool):
+        if _TASK_FOLDER.fullmatch(task_folder.name):
+            yield from _folders(task_folder)
+
+
+def _folders(task_folder: Path) -> Iterator[Path]:
+    """Yield the folders of a task's workspaces."""
+    if _is_ours(task_folder):
+        for outer in _folders_in(task_folder):
+            if _FOLDER.fullmatch(outer.name) and _is_ours(outer):
+                yield outer
+
+
+def _folders_in(parent: Path) -> list[Path]:
     with suppress(OSError), os.scandir(parent) as entries:  # mostly, there is none
-        yield from [Path(entry) for entry in entries if entry.is_dir(follow_symlinks=False)]
+        return [Path(entry) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return []
+
+
+def _is_ours(folder: Path) -> bool:
+    with suppress(WorkspaceUnavailable, OSError):
+        check_our_own(folder)
+        return True
+    return False
 
 
 def _age_s(outer: Path) -> float:

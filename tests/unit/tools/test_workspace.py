@@ -236,12 +236,142 @@ async def test_sweeping_removes_what_is_old_and_free(tmp_path: Path):
     workspaces = workspaces_in(tmp_path, keep_for_s=100.0)
     (await workspaces.make("old")).close()
     held = await workspaces.make("held")
-    (tmp_path / "default/old/.new-0123").mkdir()  # of a process that died at the wrong moment
+    unfinished = ".new-0123456789abcdef"  # of a process that died at the wrong moment
+    (tmp_path / "default/old" / unfinished).mkdir()
     age(tmp_path, 200)
     (await workspaces.make("new")).close()
     await workspaces.sweep()
     assert {path.parent.name for path in workspaces_left(tmp_path)} == {"held", "new"}
     held.close()
+
+
+async def test_a_workspace_whose_removal_was_cut_off_is_swept(tmp_path: Path, monkeypatch):
+    def cut_off(_folder: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    workspaces = workspaces_in(tmp_path, keep_for_s=100.0)
+    (await workspaces.make("task-1")).close()
+    age(tmp_path, 200)
+    with monkeypatch.context() as broken:
+        broken.setattr("agent_actors.tools.workspace.remove_tree", cut_off)
+        await workspaces.sweep()
+    (left,) = workspaces_left(tmp_path)
+    assert "record" not in names_in(left)
+    age(tmp_path, 200)
+    await workspaces.sweep()
+    assert workspaces_left(tmp_path) == []
+
+
+async def test_the_lock_of_a_workspace_goes_after_all_else_in_it(tmp_path: Path, monkeypatch):
+    seen: list[tuple[str, bool]] = []
+
+    def watched(folder: Path) -> None:
+        outer = folder if (folder / "lock").exists() else folder.parent
+        seen.append((folder.name, (outer / "lock").exists()))
+        remove_tree(folder)
+
+    monkeypatch.setattr("agent_actors.tools.workspace.remove_tree", watched)
+    workspaces = workspaces_in(tmp_path)
+    workspace = await workspaces.make("task-1")
+    workspace.close()
+    await workspaces.clear_away("task-1", "completed")
+    *within, last = seen
+    assert {("work", True), ("private", True)} == set(within)
+    assert last == (workspace.path.parent.name, True)
+
+
+def somebodys_folders(root: Path) -> list[Path]:
+    """Make folders that a person may have there; they look very old."""
+    key = "0123456789abcdef"
+    names = ("proj/src", "proj/empty", f"proj/{key}", f"a b/{key}", "alone", "proj/.new-x")
+    made = [root / "default" / name for name in names]
+    for folder in made:
+        folder.mkdir(parents=True)
+    (root / "default/proj/src/lock").write_text("kept")
+    (root / "default/a b" / key / "lock").write_text("kept")
+    for folder in made:
+        os.utime(folder, (0, 0))
+    return made
+
+
+async def test_sweeping_leaves_all_alone_that_is_no_workspace(tmp_path: Path):
+    theirs = somebodys_folders(tmp_path)
+    await workspaces_in(tmp_path, keep_for_s=1.0).sweep()
+    assert [folder for folder in theirs if not folder.is_dir()] == []
+    assert (tmp_path / "default/proj/src/lock").read_text() == "kept"
+
+
+async def test_clearing_away_leaves_all_alone_that_is_no_workspace(tmp_path: Path):
+    theirs = somebodys_folders(tmp_path)
+    await workspaces_in(tmp_path).clear_away("proj", "completed")
+    assert [folder for folder in theirs if not folder.is_dir()] == []
+
+
+async def planted(root: Path, where: str) -> tuple[WorkspaceId, Path]:
+    """Have a real workspace elsewhere, which the pool's or the task's folder links to."""
+    there = workspaces_in(root / "elsewhere")
+    workspace = await there.make("task-1")
+    workspace.close()
+    age(root / "elsewhere", 200_000)
+    link = root / "ws" / where
+    link.parent.mkdir(parents=True)
+    link.symlink_to(root / "elsewhere" / where)
+    outer = root / "ws/default/task-1" / workspace.path.parent.name
+    return WorkspaceId(path=str(outer / "work"), token=workspace.id.token), workspace.path
+
+
+@pytest.mark.parametrize("where", ["default", "default/task-1"])
+async def test_what_a_planted_link_leads_to_is_never_removed(tmp_path: Path, where: str):
+    _, theirs = await planted(tmp_path, where)
+    workspaces = workspaces_in(tmp_path / "ws")
+    await workspaces.sweep()
+    await workspaces.clear_away("task-1", "completed")
+    assert names_in(theirs.parent) == ["lock", "private", "record", "work"]
+
+
+async def test_nothing_is_reopened_by_way_of_a_planted_link(tmp_path: Path):
+    known, theirs = await planted(tmp_path, "default")
+    assert await workspaces_in(tmp_path / "ws").reopen(known) is None
+    again = await workspaces_in(tmp_path / "elsewhere").reopen(
+        WorkspaceId(path=str(theirs), token=known.token)
+    )
+    assert again is not None  # so it was the link that was refused
+    again.close()
+
+
+async def test_nothing_is_removed_where_others_may_write(tmp_path: Path, capsys):
+    workspaces = workspaces_in(tmp_path, keep_for_s=100.0)
+    workspace = await workspaces.make("task-1")
+    workspace.close()
+    age(tmp_path, 200)
+    (tmp_path / "default").chmod(0o777)
+    await workspaces.sweep()
+    assert workspace.path.is_dir()
+    assert capsys.readouterr().out.count("workspace.root_refused") == 1
+    (tmp_path / "default").chmod(0o711)
+    await workspaces.sweep()
+    assert not workspace.path.is_dir()
+
+
+async def test_a_link_in_the_place_of_a_lock_is_not_followed(tmp_path: Path):
+    workspaces = workspaces_in(tmp_path, keep_for_s=100.0)
+    workspace = await workspaces.make("task-1")
+    workspace.close()
+    lock = workspace.path.parent / "lock"
+    lock.rename(tmp_path / "elsewhere")
+    lock.symlink_to(tmp_path / "elsewhere")
+    assert await workspaces.reopen(workspace.id) is None
+    await workspaces.clear_away("task-1", "completed")
+    assert workspace.path.is_dir()
+
+
+async def test_a_machine_that_had_no_workspace_yet_takes_one_over(tmp_path: Path):
+    workspace = await workspaces_in(tmp_path / "volume").make("task-1")
+    workspace.close()
+    remove_tree(tmp_path / f"agent-actors-{os.geteuid()}")  # what each machine has for itself
+    again = await workspaces_in(tmp_path / "volume").reopen(workspace.id)
+    assert again is not None
+    again.close()
 
 
 async def test_several_sweep_and_clear_away_side_by_side(tmp_path: Path):
