@@ -3,7 +3,8 @@
 The map of the package, in the order in which a task travels:
 
     contract      what is on the wire: tasks, results, subjects, headers
-    supervisor    pulls tasks and hands them out; dispatch keeps its books
+    supervisor    starts and stops pools, and answers who asks
+    pool          pulls tasks and hands them out; dispatch keeps its books, breaker stops it
     actor         works on many tasks at once
     settlement    one delivery, from beginning to exactly one result; reading, leases, ledger,
                   disposition, announcement and oversize each hold a part of that promise

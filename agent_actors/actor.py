@@ -23,6 +23,8 @@ from agent_actors.ports import Acknowledger, ActorReport, Delivery
 log = structlog.get_logger()
 
 POLL_S = 5.0
+# Among the ids of settled deliveries: there is other news.
+OTHER_NEWS = ""
 GIVE_BACK_S = 5.0
 
 
@@ -55,15 +57,21 @@ class Settle(Protocol):
         ...
 
 
+def _no_model(_listener: Callable[[bool], None]) -> None:
+    """Tell nothing."""
+
+
 class ActorParts(Struct, frozen=True, kw_only=True):
     """What an actor is made of: the settlement with its adapters, and how to close them.
 
+    `watch_model` takes whom to tell whether the model is away, at once and at each change.
     `sandbox` says what confines the commands of its tools, or why nothing does.
     """
 
     settle: Settle
     acks: Acknowledger
     close: Callable[[], Awaitable[None]]
+    watch_model: Callable[[Callable[[bool], None]], None] = _no_model
     sandbox: str = ""
 
 
@@ -89,7 +97,8 @@ class AgentActor:
         self._held: dict[str, Held] = {}
         self._news: defaultdict[str, asyncio.Queue[str]] = defaultdict(asyncio.Queue)
         self._stopping = False
-        self._parts = asyncio.create_task(until_built(partial(build, settings), settings.agent_id))
+        self._model_away = False
+        self._parts = asyncio.create_task(self._built(build))
         self._heartbeat = asyncio.create_task(self._beat())
 
     async def hello(self, supervisor_id: str) -> ActorReport:
@@ -109,7 +118,7 @@ class AgentActor:
         return self._report(refused=[delivery.id for delivery in batch[taken:]])
 
     async def completions(self, supervisor_id: str) -> ActorReport:
-        """Return all that was settled since the last call; wait a while if nothing was."""
+        """Return all that was settled since the last call; wait a while for news of any kind."""
         news = self._news[supervisor_id]
         try:
             async with asyncio.timeout(POLL_S):
@@ -118,7 +127,7 @@ class AgentActor:
             return self._report()
         while not news.empty():
             finished.append(news.get_nowait())
-        return self._report(finished=finished)
+        return self._report(finished=[id_ for id_ in finished if id_ != OTHER_NEWS])
 
     async def stop(self, grace_s: float) -> None:
         """Take nothing more, finish what ends within `grace_s`, give back the rest, close."""
@@ -140,6 +149,19 @@ class AgentActor:
     @property
     def _free(self) -> int:
         return 0 if self._stopping else max(0, self._slots - len(self._held))
+
+    async def _built(self, build: Build) -> ActorParts:
+        parts = await until_built(partial(build, self._settings), self._settings.agent_id)
+        parts.watch_model(self._note_model)
+        return parts
+
+    def _note_model(self, away: bool) -> None:  # noqa: FBT001 - the one thing that is told
+        """Tell every supervisor at once, since it then pulls less, or more."""
+        if away != self._model_away:
+            self._model_away = away
+            self._version += 1
+            for news in self._news.values():
+                news.put_nowait(OTHER_NEWS)
 
     def _take(self, owner: str, delivery: Delivery, settle: Settle) -> None:
         self._version += 1
@@ -185,6 +207,7 @@ class AgentActor:
             version=self._version,
             slots=self._slots,
             free=self._free,
+            model_away=self._model_away,
             refused=list(refused),
             finished=list(finished),
             held=list(held),

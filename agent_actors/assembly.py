@@ -62,7 +62,13 @@ async def build_agent_actor(settings: ActorSettings) -> ActorParts:
         clock=utc_now,
         clear_away=workbench.clear_away,
     )
-    return ActorParts(settle=settle, acks=acks, close=close, sandbox=workbench.sandbox)
+    return ActorParts(
+        settle=settle,
+        acks=acks,
+        close=close,
+        watch_model=client.watch_model,
+        sandbox=workbench.sandbox,
+    )
 
 
 def end_process() -> None:

@@ -22,7 +22,13 @@ class ActorView(Struct):
     version: int = -1
     held: dict[str, Delivery] = {}
     sending: int = 0
+    model_away: bool = False
     sandbox: str = ""
+
+    @property
+    def used(self) -> int:
+        """Slots that are taken, and those that something is on its way to."""
+        return self.slots - self.available
 
     @property
     def available(self) -> int:
@@ -39,8 +45,19 @@ class Dispatcher:
 
     @property
     def free(self) -> int:
-        """Slots of the whole pool that nothing is on its way to."""
-        return sum(actor.available for actor in self.actors.values())
+        """Slots of the whole pool that may get something."""
+        return sum(actor.available for actor in self._willing)
+
+    @property
+    def used(self) -> int:
+        """Slots of the whole pool that are taken, and those that something is on its way to."""
+        return sum(actor.used for actor in self.actors.values())
+
+    @property
+    def model_away(self) -> bool:
+        """Whether all actors that have answered say that they cannot reach the model."""
+        known = [actor for actor in self.actors.values() if actor.incarnation]
+        return bool(known) and all(actor.model_away for actor in known)
 
     def add(self, agent_id: str) -> None:
         """Know of an actor that has not answered yet."""
@@ -55,6 +72,7 @@ class Dispatcher:
             slots=report.slots,
             free=report.free,
             version=report.version,
+            model_away=report.model_away,
             held={delivery.id: delivery for delivery in report.held},
             sandbox=report.sandbox,
         )
@@ -73,7 +91,7 @@ class Dispatcher:
         """
         room = {
             actor.agent_id: actor.available
-            for actor in self.actors.values()
+            for actor in self._willing
             if not actor.sending and actor.available
         }
         batches: dict[str, list[Delivery]] = {}
@@ -108,6 +126,12 @@ class Dispatcher:
         self._update(actor, report)
         return True
 
+    @property
+    def _willing(self) -> list[ActorView]:
+        """Those who reach the model; when nobody does, everybody."""
+        actors = list(self.actors.values())
+        return actors if self.model_away else [each for each in actors if not each.model_away]
+
     def _send(self, actor: ActorView, batch: list[Delivery]) -> None:
         actor.sending = len(batch)
         actor.held.update((delivery.id, delivery) for delivery in batch)
@@ -117,6 +141,7 @@ class Dispatcher:
         if report.version >= actor.version:
             actor.version = report.version
             actor.free = report.free
+            actor.model_away = report.model_away
 
 
 def _taken(inbox: list[Delivery], count: int) -> Iterable[Delivery]:

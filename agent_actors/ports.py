@@ -398,7 +398,7 @@ class ActorReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `incarnation` changes when the actor is restarted, `version` grows with each change of its
     slots. `refused` and `finished` are ids of deliveries; `held` and `sandbox` are filled by
-    `hello` only.
+    `hello` only. `model_away`: none of the model's endpoints can be reached.
     """
 
     incarnation: str
@@ -406,6 +406,7 @@ class ActorReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     version: int
     slots: int
     free: int
+    model_away: bool = False
     refused: list[str] = []
     finished: list[str] = []
     held: list[Delivery] = []
@@ -465,6 +466,10 @@ class TaskSource(Protocol):
 
     async def pull(self, count: int) -> None:
         """Ask for this many more deliveries."""
+        ...
+
+    def withdraw(self) -> None:
+        """Ask for nothing more until the next `pull`; what is under way still comes."""
         ...
 
     async def backlog(self) -> Backlog:

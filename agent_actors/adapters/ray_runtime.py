@@ -26,8 +26,9 @@ from agent_actors.contract import ServiceStatus, utc_now
 from agent_actors.errors import ActorLost, ServiceUnreachable
 from agent_actors.leases import Leases
 from agent_actors.observe.logs import configure_logs
+from agent_actors.pool import SupervisorParts
 from agent_actors.ports import ActorReport, Delivery
-from agent_actors.supervisor import Supervisor, SupervisorParts
+from agent_actors.supervisor import Supervisor
 
 SUPERVISOR_NAME = "supervisor"
 STOP_MARGIN_S = 30.0

@@ -1,10 +1,11 @@
 """AgentActor without Ray: slots, news, heartbeat, stopping."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from support.fakes import Wire, delivery
+from support.until import until
 
 from agent_actors import actor as actor_module
 from agent_actors import patience
@@ -56,7 +57,18 @@ class Setting:
         async def close() -> None:
             self.closed.set()
 
-        return ActorParts(settle=self.work, acks=self.wire, close=close, sandbox="bwrap")
+        def watch_model(listener: Callable[[bool], None]) -> None:
+            away = False
+            listener(away)
+            self.say_away = listener
+
+        return ActorParts(
+            settle=self.work,
+            acks=self.wire,
+            close=close,
+            watch_model=watch_model,
+            sandbox="bwrap",
+        )
 
 
 @pytest.fixture
@@ -97,6 +109,30 @@ async def test_completions_answer_after_a_while_with_nothing(
 ):
     monkeypatch.setattr(actor_module, "POLL_S", 0.01)
     assert (await setting.actor.completions("s")).finished == []
+
+
+async def test_every_supervisor_hears_at_once_that_the_model_is_away_and_that_it_is_back(
+    setting: Setting,
+):
+    for who in ("s", "other"):
+        assert not (await setting.actor.hello(who)).model_away
+    for away in (True, False):
+        polls = [asyncio.create_task(setting.actor.completions(who)) for who in ("s", "other")]
+        await asyncio.sleep(0)
+        setting.say_away(away)
+        reports = await asyncio.wait_for(asyncio.gather(*polls), 1)
+        assert [(each.model_away, each.finished) for each in reports] == [(away, [])] * 2
+
+
+async def test_what_is_settled_and_that_the_model_is_away_come_in_one_answer(setting: Setting):
+    await setting.actor.submit("s", [ONE])
+    await asyncio.sleep(0)
+    away = True
+    setting.say_away(away)
+    setting.work.gates[ONE.id].set()
+    await until(lambda: not setting.actor._held)
+    report = await setting.actor.completions("s")
+    assert (report.finished, report.model_away, report.free) == ([ONE.id], True, 2)
 
 
 async def test_each_supervisor_hears_of_its_own_deliveries_only(setting: Setting):

@@ -107,6 +107,31 @@ def test_an_answer_of_an_earlier_life_changes_nothing():
     assert dispatcher.settled == 0
 
 
+def test_who_cannot_reach_the_model_gets_nothing_while_another_can():
+    dispatcher = pool(a=4, b=1)
+    dispatcher.finished("a", report(4, version=1, model_away=True))
+    assert not dispatcher.model_away
+    assert dispatcher.free == 1
+    assert list(dispatcher.assign(messages(2))) == ["b"]
+
+
+def test_the_model_is_away_when_all_who_have_answered_say_so():
+    dispatcher = pool(a=4, b=1)
+    dispatcher.add("starting")
+    for agent_id, free in (("a", 4), ("b", 1)):
+        dispatcher.finished(agent_id, report(free, version=1, model_away=True))
+    assert dispatcher.model_away
+    assert dispatcher.free == 5
+    dispatcher.finished("b", report(1, version=2))
+    assert not dispatcher.model_away
+
+
+def test_a_pool_of_which_no_actor_has_answered_knows_nothing_of_the_model():
+    dispatcher = Dispatcher()
+    dispatcher.add("starting")
+    assert not dispatcher.model_away
+
+
 @given(st.dictionaries(st.sampled_from("abcd"), st.integers(0, 9), min_size=1), st.integers(0, 40))
 def test_deliveries_are_levelled_over_the_room_there_is_and_none_is_lost(free: dict, count: int):
     dispatcher = pool(**free)

@@ -166,3 +166,27 @@ def test_a_wrong_url_is_an_error_that_names_its_place_and_not_its_password(
         parse_endpoints(urls)
     assert str(raised.value).startswith(message)
     assert "hunter2" not in str(raised.value)
+
+
+def test_the_model_is_away_once_every_endpoint_has_failed_twice_in_a_row():
+    choice, (a, b) = endpoints("a", "b")
+    told: list[bool] = []
+    choice.listen(told.append)
+    for endpoint in (a, a, b):
+        endpoint.failed()
+    assert told == [False]
+    b.failed()
+    b.failed()
+    assert told == [False, True]
+    a.answered()
+    assert told == [False, True, False]
+
+
+def test_who_listens_while_the_model_is_away_already_is_told_so():
+    choice, (a,) = endpoints("a")
+    a.failed()
+    a.failed()
+    told: list[bool] = []
+    choice.listen(told.append)
+    a.recovered()
+    assert told == [True, False]

@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 from support.fakes import MemoryLedger, Queue, Wire, delivery, noon
+from support.until import until
 
 from agent_actors.config import Config, PoolConfig
 from agent_actors.errors import ActorLost, AgentActorsError, StreamMissing
 from agent_actors.leases import Leases
 from agent_actors.ledger import Claim
+from agent_actors.pool import SupervisorParts
 from agent_actors.ports import ActorReport, Backlog, Delivery, Stored
 from agent_actors.reading import read
-from agent_actors.supervisor import Supervisor, SupervisorParts
+from agent_actors.supervisor import Supervisor
 
 
 class Source:
@@ -26,12 +28,17 @@ class Source:
         self.outstanding = 0
         self.most = 0
         self.asked = asyncio.Event()
+        self.withdrawn = asyncio.Event()
         self.closed = False
 
     async def pull(self, count: int) -> None:
         self.outstanding += count
         self.most = max(self.most, self.outstanding)
         self.asked.set()
+
+    def withdraw(self) -> None:
+        self.outstanding = 0
+        self.withdrawn.set()
 
     def deliver(self, *deliveries: Delivery) -> None:
         for each in deliveries:
@@ -56,6 +63,7 @@ class Actor:
         self.got: asyncio.Queue[list[Delivery]] = asyncio.Queue()
         self.news: asyncio.Queue[list[str] | ActorLost] = asyncio.Queue()
         self.stopped_with: float | None = None
+        self.model_away = False
 
     def report(self, **news: Any) -> ActorReport:
         self.version += 1
@@ -65,6 +73,7 @@ class Actor:
             version=self.version,
             slots=self.slots,
             free=self.slots - len(self.held),
+            model_away=self.model_away,
             **news,
         )
 
@@ -88,6 +97,10 @@ class Actor:
     def settle(self, *deliveries: Delivery) -> None:
         self.held = [each for each in self.held if each not in deliveries]
         self.news.put_nowait([each.id for each in deliveries])
+
+    def say_model_is(self, *, away: bool) -> None:
+        self.model_away = away
+        self.news.put_nowait([])
 
     def die(self) -> None:
         self.life += 1
@@ -250,6 +263,29 @@ async def test_what_waits_for_a_slot_is_kept_from_being_handed_out_again(setting
     await asyncio.wait_for(setting.wire.beat.wait(), 5)
     ((_, waiting),) = [entry for entry in setting.wire.log if entry[0] == "in_progress"][-1:]
     assert [each.source.stream_seq for each in waiting] == [3]
+
+
+async def test_a_pool_whose_model_is_away_pulls_one_probe_at_a_time_and_says_so(setting: Setting):
+    actor = setting.actors["dev-0"]
+    await setting.source.asked.wait()
+    actor.say_model_is(away=True)
+    await asyncio.wait_for(setting.source.withdrawn.wait(), 5)
+    setting.source.asked.clear()
+    await asyncio.wait_for(setting.source.asked.wait(), 5)
+    assert setting.source.outstanding == 1
+    (pool,) = (await setting.supervisor.status()).pools
+    assert (pool.state, pool.reason) == ("paused", "model unavailable")
+
+
+async def test_a_pool_whose_model_is_back_fills_all_its_slots_again(setting: Setting):
+    actor = setting.actors["dev-0"]
+    await setting.source.asked.wait()
+    actor.say_model_is(away=True)
+    await asyncio.wait_for(setting.source.withdrawn.wait(), 5)
+    actor.say_model_is(away=False)
+    await until(lambda: setting.source.outstanding == 2, timeout_s=5)
+    (pool,) = (await setting.supervisor.status()).pools
+    assert (pool.state, pool.reason) == ("running", "")
 
 
 async def test_status_says_that_the_consumer_is_missing(setting: Setting):

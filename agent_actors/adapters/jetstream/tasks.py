@@ -107,6 +107,14 @@ class PullConsumer:
         self._outstanding += count
         await self._ask(count)
 
+    def withdraw(self) -> None:
+        """Ask for nothing more until the next `pull`; what is under way still comes.
+
+        The server forgets what was asked for an inbox that nobody listens to any more.
+        """
+        if self._outstanding:
+            self._broken.set()
+
     async def backlog(self) -> Backlog:
         """Return what waits. Raises StreamMissing, PublishFailed without an answer."""
         info = await self._info()

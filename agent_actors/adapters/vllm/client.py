@@ -6,7 +6,7 @@ Start at `VLLMHTTPClient.chat`: choose an endpoint, ask, and ask again while tha
 import asyncio
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -125,6 +125,13 @@ class VLLMHTTPClient:
         the least counts. None when none says so, such as a gateway without `/v1/models`.
         """
         return await self._lengths.of(model or self._model, self._opened())
+
+    def watch_model(self, listener: Callable[[bool], None]) -> None:
+        """Have the listener told whether the model is away, now and whenever that changes.
+
+        It is away once every endpoint has failed some times in a row; it is probed from then on.
+        """
+        self._endpoints.listen(listener)
 
     async def close(self) -> None:
         """Close the session; requests under way are aborted."""

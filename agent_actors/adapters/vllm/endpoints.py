@@ -3,7 +3,7 @@
 Pure: `client` tells what happened and asks whom to take next.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from yarl import URL
 
@@ -12,6 +12,10 @@ from agent_actors.errors import ConfigError
 CHAT_PATH = "/v1/chat/completions"
 MODELS_PATH = "/v1/models"
 HEALTH_PATH = "/health"
+
+# Failures in a row, of requests and of probes, after which a server is not only distrusted but
+# away: a single one is nothing to stop for.
+AWAY_AFTER = 2
 
 
 class Endpoint:
@@ -23,7 +27,7 @@ class Endpoint:
 
     __slots__ = (
         *("chat_url", "models_url", "health_url", "name", "secret"),
-        *("failures", "outstanding"),
+        *("failures", "outstanding", "on_change"),
     )
 
     def __init__(self, base: URL, secret: str = "") -> None:
@@ -37,6 +41,7 @@ class Endpoint:
         self.health_url = known.with_path(path + HEALTH_PATH)
         self.outstanding = 0
         self.failures = 0
+        self.on_change: Callable[[], None] = _tell_nobody
 
     @property
     def healthy(self) -> bool:
@@ -46,6 +51,7 @@ class Endpoint:
     def failed(self) -> bool:
         """Take note of a failure; tell whether it was trusted until now."""
         self.failures += 1
+        self.on_change()
         return self.failures == 1
 
     def answered(self) -> None:
@@ -55,10 +61,12 @@ class Endpoint:
         second. Only a probe, every few seconds, restores trust.
         """
         self.failures = min(self.failures, 1)
+        self.on_change()
 
     def recovered(self) -> None:
         """Trust it again."""
         self.failures = 0
+        self.on_change()
 
     def redacted(self, text: str) -> str:
         """Return the text without the secret, should the server have echoed it."""
@@ -74,6 +82,21 @@ class Endpoints:
     def __init__(self, endpoints: Sequence[Endpoint]) -> None:
         # Whoever was taken longest ago comes first, so that equals take turns.
         self._by_turn = list(endpoints)
+        self._is_away = False
+        self._listener: Callable[[bool], None] = _ignore
+
+    @property
+    def away(self) -> bool:
+        """Whether every one has failed some times in a row: the model cannot be reached."""
+        return all(endpoint.failures >= AWAY_AFTER for endpoint in self._by_turn)
+
+    def listen(self, listener: Callable[[bool], None]) -> None:
+        """Have the listener told of `away`, now and whenever it changes."""
+        self._listener = listener
+        self._is_away = self.away
+        listener(self._is_away)
+        for endpoint in self._by_turn:
+            endpoint.on_change = self._changed
 
     def __iter__(self) -> Iterator[Endpoint]:
         return iter(self._by_turn)
@@ -104,6 +127,11 @@ class Endpoints:
         """Return those to probe."""
         return [endpoint for endpoint in self._by_turn if not endpoint.healthy]
 
+    def _changed(self) -> None:
+        if self.away != self._is_away:
+            self._is_away = not self._is_away
+            self._listener(self._is_away)
+
     def __repr__(self) -> str:
         return ", ".join(sorted(endpoint.name for endpoint in self._by_turn))
 
@@ -133,3 +161,11 @@ def _parse(url: str, where: str) -> URL:
 
 def _badness(endpoint: Endpoint, tried: Collection[Endpoint]) -> tuple[bool, bool, int, int]:
     return not endpoint.healthy, endpoint in tried, endpoint.failures, endpoint.outstanding
+
+
+def _tell_nobody() -> None:
+    pass
+
+
+def _ignore(_away: bool) -> None:  # noqa: FBT001 - the one thing that a listener is told
+    pass
