@@ -134,11 +134,22 @@ class AgentTask(Struct, frozen=True, kw_only=True):
 
 
 class Usage(Struct, frozen=True, kw_only=True):
-    """Tokens that the model server counted, summed over all requests of the attempt."""
+    """Tokens of all requests for the task, as the model server counted them.
+
+    Of a server that counts none, they are an estimate; the audit trail says so.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     total_tokens: int = 0
+
+    def __add__(self, other: "Usage") -> "Usage":
+        """Return the sum."""
+        return Usage(
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            total_tokens=self.total_tokens + other.total_tokens,
+        )
 
 
 class Proposal(Struct, frozen=True, kw_only=True):

@@ -146,11 +146,7 @@ class AttemptRecord:
 
     def count(self, usage: Usage) -> None:
         """Add the tokens of one model request."""
-        self.usage = Usage(
-            prompt_tokens=self.usage.prompt_tokens + usage.prompt_tokens,
-            completion_tokens=self.usage.completion_tokens + usage.completion_tokens,
-            total_tokens=self.usage.total_tokens + usage.total_tokens,
-        )
+        self.usage += usage
 
 
 class CalledFunction(Struct, frozen=True, kw_only=True):

@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 from agent_actors.config_tools import ToolsConfig
-from agent_actors.contract import Constraints
+from agent_actors.contract import Constraints, Usage
 from agent_actors.errors import BudgetExceeded
 
 # With less than this an answer is not worth the price of its prompt.
@@ -11,11 +11,16 @@ MIN_ANSWER_TOKENS = 64
 
 
 class Spent(Struct, frozen=True, kw_only=True):
-    """What an attempt and those that it goes on from have spent."""
+    """What an attempt and those before it have spent."""
 
-    turns: int
-    operations: int
-    tokens: int
+    turns: int = 0
+    operations: int = 0
+    usage: Usage = Usage()
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of all turns, prompt and completion."""
+        return self.usage.total_tokens
 
 
 class Budget(Struct, frozen=True, kw_only=True):

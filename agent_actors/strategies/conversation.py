@@ -1,17 +1,19 @@
 """The messages of a chat, what they take of the model's context, and what can be dropped of it.
 
 Messages are only added at the end, and what was sent once is sent the same again: the model
-server keeps what it has computed for a beginning that it knows. Old tool outputs are dropped only
-when the context runs out, and then many at once, so that this seldom happens.
+server keeps what it has computed for a beginning that it knows. Old tool outputs, and in the end
+what old calls were given, are dropped only when the context runs out, and then many at once, so
+that this seldom happens.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 from msgspec.structs import replace
 
 from agent_actors.contract import Usage
-from agent_actors.ports import ChatMessage, OfferedTool
+from agent_actors.ports import ChatMessage, ChatReply, OfferedTool
+from agent_actors.strategies.shortening import without_long_arguments
 
 # UTF-8 bytes. Texts have three to five a token; the few are taken for what comes, and the many for
 # what goes, so that both estimates err towards too little room.
@@ -20,7 +22,9 @@ BYTES_A_TOKEN_DROPPED = 5
 BYTES_AROUND_A_MESSAGE = 12
 
 # Dropping less than this is not worth a beginning that the model server does not know.
-MIN_DROPPED_CHARS = 200
+MIN_DROPPED_BYTES = 200
+
+Shorten = Callable[[ChatMessage], ChatMessage]
 
 
 class Conversation:
@@ -30,6 +34,11 @@ class Conversation:
         self.messages: list[ChatMessage] = []
         self._counted_tokens = 0
         self._counted_messages = 0
+
+    @property
+    def characters(self) -> int:
+        """How many characters all messages have, with what calls are given."""
+        return sum(map(_size_characters, self.messages))
 
     def add(self, *messages: ChatMessage) -> None:
         """Append messages that the server has not seen yet."""
@@ -54,49 +63,81 @@ class Conversation:
             added += len(msgspec.json.encode(offered))
         return self._counted_tokens + -(-added // BYTES_A_TOKEN_ADDED)
 
+    def estimated_usage(self, offered: Sequence[OfferedTool], reply: ChatReply) -> Usage:
+        """Return about how many tokens the next prompt and this reply to it have."""
+        prompt = self.expected_tokens(offered)
+        said = ChatMessage(role="assistant", content=reply.content, tool_calls=reply.tool_calls)
+        completion = -(-_size_bytes(said) // BYTES_A_TOKEN_ADDED)
+        return Usage(
+            prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion
+        )
+
     def oldest_outputs(self, tokens: int, *, newest: bool = False) -> tuple[int, ...]:
         """Return the indices of the oldest tool outputs that make about so many tokens.
 
         Fewer when there are no more; with `newest` the last one may be among them.
         """
+        outputs = [n for n, message in enumerate(self.messages) if message.role == "tool"]
+        return self._oldest(outputs if newest else outputs[:-1], _without_output, tokens)
+
+    def oldest_calls(self, tokens: int, *, newest: bool = False) -> tuple[int, ...]:
+        """Return the same for the messages whose calls have long arguments."""
+        calls = [n for n, message in enumerate(self.messages) if message.tool_calls]
+        return self._oldest(calls if newest else calls[:-1], _without_arguments, tokens)
+
+    def drop(self, indices: Iterable[int]) -> None:
+        """Put a mark in place of each of these outputs."""
+        for index in indices:
+            is_seen = index < self._counted_messages
+            self._replace(index, _without_output if is_seen else _without_unseen_output)
+
+    def shorten_calls(self, indices: Iterable[int]) -> None:
+        """Put marks in place of the long arguments in these messages."""
+        for index in indices:
+            self._replace(index, _without_arguments)
+
+    def _oldest(self, indices: Iterable[int], shorten: Shorten, tokens: int) -> tuple[int, ...]:
+        """Return the first of the messages which, shortened, make about so many tokens less."""
         chosen: list[int] = []
-        outputs = self._outputs()
-        for index in outputs if newest else outputs[:-1]:
+        for index in indices:
             if tokens <= 0:
                 break
-            if len(self.messages[index].content or "") >= MIN_DROPPED_CHARS:
-                tokens -= self._gain(index)
+            old = self.messages[index]
+            gain_bytes = _size_bytes(old) - _size_bytes(shorten(old))
+            if gain_bytes >= MIN_DROPPED_BYTES:
+                tokens -= gain_bytes // BYTES_A_TOKEN_DROPPED
                 chosen.append(index)
         return tuple(chosen)
 
-    def drop(self, indices: Iterable[int]) -> int:
-        """Put a mark in place of these outputs; return how many characters they had."""
-        dropped = 0
-        for index in indices:
-            if index < self._counted_messages:
-                self._counted_tokens -= self._gain(index)
-            old = self.messages[index].content or ""
-            mark = _mark(old) if index < self._counted_messages else _unseen_mark(old)
-            self.messages[index] = replace(self.messages[index], content=mark)
-            dropped += len(old)
-        return dropped
-
-    def _outputs(self) -> list[int]:
-        return [index for index, message in enumerate(self.messages) if message.role == "tool"]
-
-    def _gain(self, index: int) -> int:
-        old = self.messages[index].content or ""
-        return (len(old.encode()) - len(_mark(old))) // BYTES_A_TOKEN_DROPPED
+    def _replace(self, index: int, shorten: Shorten) -> None:
+        old = self.messages[index]
+        self.messages[index] = shorten(old)
+        if index < self._counted_messages:
+            gain_bytes = _size_bytes(old) - _size_bytes(self.messages[index])
+            self._counted_tokens -= gain_bytes // BYTES_A_TOKEN_DROPPED
 
 
-def _mark(output: str) -> str:
-    return f"[output dropped: {len(output)} characters]"
+def _without_output(message: ChatMessage) -> ChatMessage:
+    mark = f"[output dropped: {len(message.content or '')} characters]"
+    return replace(message, content=mark)
 
 
-def _unseen_mark(output: str) -> str:
-    return (
-        f"[output dropped before you saw it: {len(output)} characters are more than there is room "
+def _without_unseen_output(message: ChatMessage) -> ChatMessage:
+    characters = len(message.content or "")
+    mark = (
+        f"[output dropped before you saw it: {characters} characters are more than there is room "
         "for; ask for less]"
+    )
+    return replace(message, content=mark)
+
+
+def _without_arguments(message: ChatMessage) -> ChatMessage:
+    return replace(message, tool_calls=[without_long_arguments(c) for c in message.tool_calls])
+
+
+def _size_characters(message: ChatMessage) -> int:
+    return len(message.content or "") + sum(
+        len(call.function.arguments) for call in message.tool_calls
     )
 
 

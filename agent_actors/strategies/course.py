@@ -31,39 +31,45 @@ from agent_actors.strategies.saved_turns import (
     Opened,
     Page,
     Replied,
+    Shortened,
     Trimmed,
     Warned,
+    spent_after,
     written,
 )
 from agent_actors.strategies.shortening import short_parameters
 from agent_actors.tools.toolbox import parameters_of
 
+# In how many turns running each call has failed, by its name and arguments.
+Failures = dict[tuple[str, str], int]
+
 
 class Course:
-    """Where a task stands. `pending` are the calls of the last reply that have no result yet."""
+    """Where a task stands.
+
+    `reply` is the model's last one, until it was asked again; `pending` are those of its calls
+    that have no result yet.
+    """
 
     def __init__(self, record: AttemptRecord) -> None:
         self.record = record
         self.conversation = Conversation()
-        self.turns = 0
+        self.spent = Spent()
+        self.is_estimated = False
         self.reply: ChatReply | None = None
         self.pending: dict[str, ToolCall] = {}
         self.begun: set[str] = set()
         self.flaws: Counter[Flaw] = Counter()
-        self.same_failures = 0
         self._cut_off_text = ""
-        self._last_failure: tuple[str, str, int] = ("", "", 0)
+        self._failures: Failures = {}
+        self._earlier_failures: Failures = {}
         self._unsaved: list[Entry] = []
         self._saved_events = 0
 
     @property
-    def spent(self) -> Spent:
-        """What the task has cost so far."""
-        return Spent(
-            turns=self.turns,
-            operations=len(self.record.operations),
-            tokens=self.record.usage.total_tokens,
-        )
+    def is_models_turn(self) -> bool:
+        """Whether the model is to go on: all that it has said was answered."""
+        return self.reply is None or (bool(self.reply.tool_calls) and not self.pending)
 
     @property
     def answer(self) -> str | None:
@@ -77,6 +83,10 @@ class Course:
             return None
         return self._cut_off_text + self.reply.content
 
+    def failures_of(self, call: ToolCall) -> int:
+        """Return in how many turns running this call has failed, the last turn included."""
+        return self._failures.get(_key(call), 0)
+
     def happened(self, entry: Entry) -> None:
         """Take note; nothing is stored before `save`."""
         self._apply(entry)
@@ -89,7 +99,9 @@ class Course:
         events = self.record.audit_trail[self._saved_events :]
         page = Page(entries=tuple(self._unsaved), audit_trail=events)
         self._unsaved, self._saved_events = [], len(self.record.audit_trail)
-        await self.record.journal.append(written(page))
+        journal = self.record.journal
+        store = journal.begin_anew if page.opened else journal.append
+        await store(written(page))
 
     def replay(self, pages: Iterable[Page]) -> None:
         """Take over what an earlier attempt has stored."""
@@ -100,12 +112,17 @@ class Course:
         self._saved_events = len(self.record.audit_trail)
 
     def _apply(self, entry: Entry) -> None:
+        self.spent = spent_after(self.spent, entry)
+        self.record.usage = self.spent.usage
         match entry:
             case Opened(messages=messages):
                 self.conversation.add(*messages)
             case Trimmed(indices=indices):
                 self.conversation.drop(indices)
-            case Replied(reply=reply):
+            case Shortened(indices=indices):
+                self.conversation.shorten_calls(indices)
+            case Replied(reply=reply, estimate=estimate):
+                self.is_estimated = self.is_estimated or estimate is not None
                 self._apply_reply(reply)
             case CallBegun(call_id=call_id):
                 self.begun.add(call_id)
@@ -119,13 +136,12 @@ class Course:
 
     def _apply_reply(self, reply: ChatReply) -> None:
         self.reply = reply
-        self.turns += 1
-        self.record.count(reply.usage)
         self.record.model = reply.model or self.record.model
         calls = _with_different_ids(reply.tool_calls)
         self.pending = {call.id: call for call in calls}
         if calls:
             self._cut_off_text = ""
+            self._earlier_failures, self._failures = self._failures, {}
         message = ChatMessage(
             role="assistant",
             content=reply.content or (None if calls else ""),
@@ -140,12 +156,16 @@ class Course:
         self.record.operations.append(result.operation)
         for name, values in result.artifacts.items():
             self.record.artifacts.setdefault(name, []).extend(values)
-        self._count_same_failures(call, failed=not result.operation.success)
+        if not result.operation.success:
+            self._failures[_key(call)] = self._earlier_failures.get(_key(call), 0) + 1
 
     def _apply_objection(self, flaw: Flaw, text: str) -> None:
         self.flaws[flaw] += 1
         if flaw == "cut_off" and self.reply is not None:
             self._cut_off_text += self.reply.content
+        else:
+            self._cut_off_text = ""
+        self.reply = None
         if not self.pending:
             self.conversation.add(ChatMessage(role="user", content=text))
         for call in self.pending.values():
@@ -155,18 +175,9 @@ class Course:
     def _answer_call(self, call: ToolCall, text: str) -> None:
         self.conversation.add(ChatMessage(role="tool", content=text, tool_call_id=call.id))
 
-    def _count_same_failures(self, call: ToolCall, *, failed: bool) -> None:
-        """Count how often running the same call has failed; several in one turn count once."""
-        if not failed:
-            self.same_failures, self._last_failure = 0, ("", "", 0)
-            return
-        *last_call, last_turn = self._last_failure
-        this_call = [call.function.name, call.function.arguments]
-        if this_call != last_call:
-            self.same_failures = 1
-        elif last_turn != self.turns:
-            self.same_failures += 1
-        self._last_failure = (call.function.name, call.function.arguments, self.turns)
+
+def _key(call: ToolCall) -> tuple[str, str]:
+    return call.function.name, call.function.arguments
 
 
 def _with_different_ids(calls: Sequence[ToolCall]) -> list[ToolCall]:

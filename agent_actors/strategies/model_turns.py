@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import structlog
 from msgspec.structs import replace
 
+from agent_actors.contract import Usage
 from agent_actors.errors import ContextExceeded
 from agent_actors.ports import ChatReply, ChatRequest, ExecutionRequest, OfferedTool, VLLMClient
 from agent_actors.strategies.budget import MIN_ANSWER_TOKENS, Budget
 from agent_actors.strategies.course import Course
 from agent_actors.strategies.finish import Tools
-from agent_actors.strategies.saved_turns import Replied, Trimmed, Warned
+from agent_actors.strategies.saved_turns import Replied, Shortened, Trimmed, Warned
 from agent_actors.strategies.shortening import head_of
 
 log = structlog.get_logger()
@@ -59,11 +60,12 @@ class ModelTurns:
         Raises BudgetExceeded, ModelRefused (ContextExceeded when dropping outputs does not help),
         ModelUnavailable.
         """
-        self._offered = await self._tools.offered()
+        await self.look_for_tools()
         reply = await self._reply()
+        estimate = self._estimate(reply)
         if not self._calls_allowed:
             reply = replace(reply, tool_calls=())
-        self._course.happened(Replied(reply=reply))
+        self._course.happened(Replied(reply=reply, estimate=estimate))
         self._record.note(
             "turn.answered",
             model=reply.model or self._agent.model,
@@ -75,6 +77,10 @@ class ModelTurns:
         if reply.tool_calls and reply.content.strip():
             self._record.note("model.said", text=head_of(reply.content))
 
+    async def look_for_tools(self) -> None:
+        """Find out which tools there are now."""
+        self._offered = await self._tools.offered()
+
     def warn_if_last(self) -> None:
         """Tell the model, beneath its newest result, when its next turn has to be the last."""
         if warning := self._budget.warning(self._course.spent, self._expected()):
@@ -84,6 +90,14 @@ class ModelTurns:
     @property
     def _calls_allowed(self) -> bool:
         return self._tool_choice != NO_CALLS and not self._course.flaws["wrong_form"]
+
+    def _estimate(self, reply: ChatReply) -> Usage | None:
+        """Return what to count for a reply that comes without a count of its tokens."""
+        if reply.usage.total_tokens:
+            return None
+        if not self._course.is_estimated:
+            self._record.note("usage.estimated", why="the model server counts no tokens")
+        return self._course.conversation.estimated_usage(self._offered, reply)
 
     async def _reply(self) -> ChatReply:
         """Ask; when the server says that it is too much, drop outputs, in the end the newest."""
@@ -130,18 +144,24 @@ class ModelTurns:
         return self._budget.answer_tokens(self._course.spent, self._expected(), wanted)
 
     def _drop(self, tokens: int, *, newest: bool = False) -> bool:
-        """Drop the oldest outputs that have about so many tokens; tell whether there are any."""
-        indices = self._course.conversation.oldest_outputs(tokens, newest=newest)
-        if indices:
-            before = self._characters()
-            self._course.happened(Trimmed(indices=indices))
-            self._record.note(
-                "context.trimmed", outputs=len(indices), characters=before - self._characters()
-            )
-        return bool(indices)
+        """Drop the oldest outputs, and what old calls were given, of about so many tokens.
 
-    def _characters(self) -> int:
-        return sum(len(message.content or "") for message in self._course.conversation.messages)
+        Tell whether there are any.
+        """
+        conversation = self._course.conversation
+        before, expected = conversation.characters, self._expected()
+        if outputs := conversation.oldest_outputs(tokens, newest=newest):
+            self._course.happened(Trimmed(indices=outputs))
+        tokens -= expected - self._expected()
+        if calls := conversation.oldest_calls(tokens, newest=newest):
+            self._course.happened(Shortened(indices=calls))
+        if not outputs and not calls:
+            return False
+        dropped = before - conversation.characters
+        self._record.note(
+            "context.trimmed", outputs=len(outputs), calls=len(calls), characters=dropped
+        )
+        return True
 
     def _expected(self) -> int:
         return self._course.conversation.expected_tokens(self._offered)

@@ -9,19 +9,22 @@ from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
-from agent_actors.contract import AuditEvent, Operation
+from agent_actors.contract import AuditEvent, Operation, Usage
 from agent_actors.ports import ChatMessage, ChatReply
+from agent_actors.strategies.budget import Spent
 from agent_actors.tools.workspace import WorkspaceId
 
 Flaw = Literal["cut_off", "unreadable_call", "empty", "wrong_form"]
 
 
 class Opened(Struct, frozen=True, kw_only=True, tag="opened.1"):
-    """Work began: in which workspace, and with which messages."""
+    """Work began: in which workspace, with which messages, after what was spent in vain."""
 
     workspace: WorkspaceId
     messages: Sequence[ChatMessage]
+    spent: Spent = Spent()
 
 
 class Trimmed(Struct, frozen=True, kw_only=True, tag="trimmed.1"):
@@ -30,10 +33,20 @@ class Trimmed(Struct, frozen=True, kw_only=True, tag="trimmed.1"):
     indices: Sequence[int]
 
 
+class Shortened(Struct, frozen=True, kw_only=True, tag="shortened.1"):
+    """The arguments of the calls in these messages were shortened."""
+
+    indices: Sequence[int]
+
+
 class Replied(Struct, frozen=True, kw_only=True, tag="replied.1"):
-    """The model answered; these are its words and calls as they came."""
+    """The model answered; these are its words and calls as they came.
+
+    `estimate` is what counts for a reply whose server has counted no tokens.
+    """
 
     reply: ChatReply
+    estimate: Usage | None = None
 
 
 class CallBegun(Struct, frozen=True, kw_only=True, tag="call_begun.1"):
@@ -70,7 +83,7 @@ class AskedAgain(Struct, frozen=True, kw_only=True, tag="asked_again.1"):
     text: str
 
 
-Entry = Opened | Trimmed | Replied | CallBegun | CallsDone | Warned | AskedAgain
+Entry = Opened | Trimmed | Shortened | Replied | CallBegun | CallsDone | Warned | AskedAgain
 
 
 class Page(Struct, frozen=True, kw_only=True):
@@ -98,14 +111,41 @@ def written(page: Page) -> bytes:
 def read_pages(stored: Sequence[bytes]) -> list[Page]:
     """Return the pages of the newest beginning; none when one of them cannot be read."""
     pages: list[Page] = []
-    for entry in stored:
-        try:
-            page = _pages.decode(entry)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    for page in map(_read, stored):
+        if page is None:
             pages = []
-            continue
-        if page.opened:
+        elif page.opened:
             pages = [page]
         elif pages:
             pages.append(page)
     return pages
+
+
+def spent_in(stored: Sequence[bytes]) -> Spent:
+    """Return what has been spent by the end of these pages, as far as they can be read."""
+    spent = Spent()
+    for page in map(_read, stored):
+        for entry in page.entries if page else ():
+            spent = spent_after(spent, entry)
+    return spent
+
+
+def spent_after(spent: Spent, entry: Entry) -> Spent:
+    """Return what has been spent once the entry has happened."""
+    match entry:
+        case Opened():
+            return entry.spent
+        case Replied(reply=reply, estimate=estimate):
+            usage = spent.usage + (estimate or reply.usage)
+            return replace(spent, turns=spent.turns + 1, usage=usage)
+        case CallsDone(results=results):
+            return replace(spent, operations=spent.operations + len(results))
+        case _:
+            return spent
+
+
+def _read(stored: bytes) -> Page | None:
+    try:
+        return _pages.decode(stored)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None

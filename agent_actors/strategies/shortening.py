@@ -3,15 +3,21 @@
 What comes out can be encoded: a file name, say, may hold bytes that are no UTF-8.
 """
 
+from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from agent_actors.errors import ToolError
 from agent_actors.ports import ToolCall
 from agent_actors.tools.toolbox import parameters_of
 
 MAX_PARAMETER_CHARS = 500
+MAX_PARAMETERS = 32
+MAX_KEY_CHARS = 100
+MAX_UNMARKED_CHARS = 200
 MAX_NOTED_CHARS = 2_000
 
 
@@ -33,16 +39,33 @@ def head_of(text: str, max_chars: int = MAX_NOTED_CHARS) -> str:
 
 
 def short_parameters(call: ToolCall) -> dict[str, Any]:
-    """Return the arguments of a call for the record, long values as the head of their text."""
+    """Return the arguments of a call for the record: so many, long ones as the head of theirs."""
     try:
         parameters = parameters_of(call)
     except ToolError:
         return {"unreadable": head_of(call.function.arguments, MAX_PARAMETER_CHARS)}
-    return {key: _short_value(value) for key, value in parameters.items()}
+    return _short(parameters, MAX_PARAMETER_CHARS, head_of)
 
 
-def _short_value(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    if isinstance(value, str):
-        return head_of(value, MAX_PARAMETER_CHARS)
-    text = msgspec.json.encode(value).decode()
-    return value if len(text) <= MAX_PARAMETER_CHARS else head_of(text, MAX_PARAMETER_CHARS)
+def without_long_arguments(call: ToolCall) -> ToolCall:
+    """Return a call whose arguments are an object, with marks where long ones were."""
+    short = _short(parameters_of(call), MAX_UNMARKED_CHARS, _marked)
+    arguments = msgspec.json.encode(short).decode()
+    return replace(call, function=replace(call.function, arguments=arguments))
+
+
+def _short(
+    parameters: dict[str, Any], max_chars: int, cut: Callable[[str, int], str]
+) -> dict[str, Any]:
+    short: dict[str, Any] = {}
+    for key, value in islice(parameters.items(), MAX_PARAMETERS):
+        text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        is_cut = isinstance(value, str) or len(text) > max_chars
+        short[head_of(key, MAX_KEY_CHARS)] = cut(text, max_chars) if is_cut else value
+    if len(parameters) > MAX_PARAMETERS:
+        short["…"] = f"{len(parameters) - MAX_PARAMETERS} more parameters"
+    return short
+
+
+def _marked(text: str, max_chars: int) -> str:
+    return f"[dropped: {len(text)} characters]" if len(text) > max_chars else text

@@ -25,6 +25,7 @@ from agent_actors.tools.toolbox import parameters_of
 MAX_SIDE_BY_SIDE = 8
 MAX_SAME_FAILURES = 3
 MAX_NAME_CHARS = 64
+MAX_TOLD_ARGUMENTS_CHARS = 200
 UNKNOWN_TOOL = "unknown"
 
 INTERRUPTED = "interrupted while it ran; what it has done is unknown"
@@ -167,16 +168,18 @@ class ToolCalls:
     def _judge(self, calls: Sequence[ToolCall]) -> None:
         """End the task at failures that it is not to go on after."""
         done = self._record.operations[len(self._record.operations) - len(calls) :]
-        failed = next((operation for operation in done if not operation.success), None)
-        if failed is None:
-            return
-        what = f"{failed.tool}.{failed.operation}: {failed.error}"
-        if self._abort_on_error:
-            raise ToolFailed(f"{what} (constraints.abort_on_error is true)")
-        if self._course.same_failures >= MAX_SAME_FAILURES:
-            raise RepeatedToolCall(
-                f"the model made the same failing call {MAX_SAME_FAILURES} times running: {what}"
-            )
+        for call, operation in zip(calls, done, strict=True):
+            if operation.success:
+                continue
+            what = f"{operation.tool}.{operation.operation}: {operation.error}"
+            if self._abort_on_error:
+                raise ToolFailed(f"{what} (constraints.abort_on_error is true)")
+            if self._course.failures_of(call) >= MAX_SAME_FAILURES:
+                given = head_of(call.function.arguments, MAX_TOLD_ARGUMENTS_CHARS)
+                raise RepeatedToolCall(
+                    f"the model made the same failing call in {MAX_SAME_FAILURES} turns running, "
+                    f"{operation.operation} with {given}: {what}"
+                )
 
 
 def _check_whole(call: ToolCall) -> None:

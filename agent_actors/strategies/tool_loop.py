@@ -13,17 +13,18 @@ from typing import Any, Protocol
 
 from agent_actors.config_tools import ToolsConfig
 from agent_actors.contract import utc_now
-from agent_actors.errors import FencedOut, ModelUnavailable, ToolError, WorkspaceUnavailable
+from agent_actors.disposition import POSTPONED
+from agent_actors.errors import FencedOut, ToolError, WorkspaceUnavailable
 from agent_actors.ports import AttemptRecord, ExecutionRequest, ToolCall, VLLMClient
 from agent_actors.strategies.answer_format import Check, answer_check
-from agent_actors.strategies.budget import Budget, budget_of
+from agent_actors.strategies.budget import Budget, Spent, budget_of
 from agent_actors.strategies.course import Course
 from agent_actors.strategies.final_answer import objection_to
 from agent_actors.strategies.finish import Tools, WithFinish, is_finish
 from agent_actors.strategies.model_turns import NO_CALLS, ModelTurns
 from agent_actors.strategies.prompts import agent_messages
 from agent_actors.strategies.proposal import proposal_of, sampling_temperature
-from agent_actors.strategies.saved_turns import AskedAgain, Opened, read_pages
+from agent_actors.strategies.saved_turns import AskedAgain, Opened, read_pages, spent_in
 from agent_actors.strategies.tool_calls import ToolCalls
 from agent_actors.tools.workspace import Workspace, WorkspaceId
 
@@ -87,8 +88,9 @@ class ToolLoop:
         except FencedOut:
             result_is_due = False
             raise
-        except ModelUnavailable:
+        except POSTPONED:
             # The task will be tried again: in this workspace, even if no turn was finished.
+            result_is_due = False
             await course.save()
             raise
         finally:
@@ -104,14 +106,19 @@ class ToolLoop:
         """Ask, run the calls, append the results, until the model answers or a budget ends it."""
         budget = budget_of(self._settings, request.constraints)
         turns, calls = await self._turns_and_calls(course, request, tools, budget)
+        if course.pending:
+            await turns.look_for_tools()
         while True:
-            if not course.pending:
+            if course.is_models_turn:
                 await turns.ask()
             await calls.run()
             if course.answer is None:
                 turns.warn_if_last()
             elif self._is_accepted(course.answer, course, request, check):
-                return
+                break
+            await course.save()
+        if course.record.operations or course.spent.turns > 1:
+            # Not yet the result: whoever is killed before that exists need not ask again.
             await course.save()
 
     async def _open(
@@ -125,14 +132,23 @@ class ToolLoop:
             if workspace is not None:
                 course = Course(record)
                 course.replay(pages)
-                record.note("task.resumed", turns=course.turns, operations=len(record.operations))
+                record.note(
+                    "task.resumed", turns=course.spent.turns, operations=len(record.operations)
+                )
                 return course, workspace
+        spent = spent_in(stored)
         if stored:
-            record.note("task.restarted", why="what an earlier attempt has left cannot be used")
-        return await self._begin(request, record)
+            record.note(
+                "task.restarted",
+                why="what an earlier attempt has left cannot be used",
+                turns=spent.turns,
+                operations=spent.operations,
+                tokens=spent.tokens,
+            )
+        return await self._begin(request, record, spent)
 
     async def _begin(
-        self, request: ExecutionRequest, record: AttemptRecord
+        self, request: ExecutionRequest, record: AttemptRecord, spent: Spent
     ) -> tuple[Course, Workspace]:
         workspace = await self._workspaces.make(request.task.task_id)
         try:
@@ -143,7 +159,7 @@ class ToolLoop:
             raise
         course = Course(record)
         opening = agent_messages(request, must_finish=self._must_call)
-        course.happened(Opened(workspace=workspace.id, messages=opening))
+        course.happened(Opened(workspace=workspace.id, messages=opening, spent=spent))
         return course, workspace
 
     async def _turns_and_calls(
@@ -216,7 +232,6 @@ def _time_is_up(request: ExecutionRequest, started: float) -> bool:
 async def _collect_artifacts(workspace: Workspace, record: AttemptRecord) -> None:
     """Add to the result what the workspace has become, as far as it can be told in time."""
     try:
-        async with asyncio.timeout(ARTIFACTS_TIMEOUT_S):
-            record.artifacts.update(await workspace.artifacts())
+        record.artifacts.update(await workspace.artifacts(ARTIFACTS_TIMEOUT_S))
     except (TimeoutError, OSError, ToolError, WorkspaceUnavailable) as error:
         record.note("artifacts.incomplete", error=str(error) or "took too long")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 from support.agents import Agent, Folders, Killed, MemoryJournal, call, last, reply
 
@@ -55,9 +56,42 @@ def test_the_oldest_outputs_are_dropped_first_and_the_newest_only_when_it_has_to
 def test_dropping_makes_room_and_says_how_much_was_there():
     chat = conversation(LONG, LONG)
     before = chat.expected_tokens([])
-    assert chat.drop([3]) == 3_000
+    chat.drop([3])
     assert chat.messages[3].content == "[output dropped: 3000 characters]"
     assert 500 < before - chat.expected_tokens([]) < 1_000
+
+
+def wrote(*texts: str) -> Conversation:
+    chat = Conversation()
+    for text in texts:
+        chat.add(ChatMessage(role="user", content="Write."))
+        calls = [call("write_note", name="a", text=text, lines=[1, 2])]
+        chat.add_reply(ChatMessage(role="assistant", content=None, tool_calls=calls), USAGE)
+    return chat
+
+
+def test_the_oldest_calls_with_long_arguments_are_found_like_outputs():
+    chat = wrote(LONG, "short", LONG, LONG)
+    assert chat.oldest_calls(0) == ()
+    assert chat.oldest_calls(1) == (1,)
+    assert chat.oldest_calls(10**9) == (1, 5)
+    assert chat.oldest_calls(10**9, newest=True) == (1, 5, 7)
+
+
+def test_a_call_that_is_shortened_stays_a_call_with_an_object():
+    chat = wrote(LONG, "short")
+    before = chat.expected_tokens([]), chat.characters
+    chat.shorten_calls([1])
+    (shortened,) = chat.messages[1].tool_calls
+    assert (shortened.id, shortened.function.name) == ("c", "write_note")
+    assert msgspec.json.decode(shortened.function.arguments) == {
+        "name": "a",
+        "text": "[dropped: 3000 characters]",
+        "lines": [1, 2],
+    }
+    assert 500 < before[0] - chat.expected_tokens([]) < 1_000
+    assert before[1] - chat.characters == 3_000 - len("[dropped: 3000 characters]")
+    assert chat.oldest_calls(10**9) == ()
 
 
 # In the loop: a model that counts for itself, a token for every four characters.
@@ -149,6 +183,56 @@ async def test_who_takes_over_sends_what_would_have_been_sent(tmp_path, append):
 
 def last_messages(model: Counting) -> Sequence[ChatMessage]:
     return model.asked[-1].messages
+
+
+class Writing:
+    """Writes another file in each turn; counts what calls are given, and how it is asked."""
+
+    def __init__(self, turns: int, *, limit: int) -> None:
+        self.asked: list[ChatRequest] = []
+        self._turns = turns
+        self._limit = limit
+
+    async def chat(self, request: ChatRequest, listener: object = None) -> ChatReply:
+        prompt = len(msgspec.json.encode(request.messages)) // 4
+        assert prompt + request.max_tokens <= self._limit
+        self.asked.append(request)
+        usage = Usage(prompt_tokens=prompt, completion_tokens=800, total_tokens=prompt + 800)
+        turn = len(self.asked)
+        if turn > self._turns:
+            return reply("Done.", usage=usage)
+        return reply("", call("write_note", name=f"n{turn}", text=LONG), usage=usage)
+
+    async def context_length(self, model: str = "") -> int | None:
+        return self._limit
+
+
+async def test_an_agent_that_writes_much_has_room_for_its_answers(tmp_path):
+    model = Writing(30, limit=8_000)
+    record = await Agent(tmp_path, model).run(max_tokens=1_000)
+    assert record.proposal is not None
+    assert min(asked.max_tokens for asked in model.asked) == 1_000
+    trimmed = [event.detail for event in record.audit_trail if event.event == "context.trimmed"]
+    assert 1 <= len(trimmed) <= 10
+    assert all(detail["calls"] >= 1 and detail["outputs"] == 0 for detail in trimmed)
+    for message in model.asked[-1].messages:
+        for sent in message.tool_calls:
+            assert set(msgspec.json.decode(sent.function.arguments)) == {"name", "text"}
+    assert LONG in model.asked[-1].messages[-2].tool_calls[0].function.arguments
+
+
+@pytest.mark.parametrize("append", [9, 20, 33])
+async def test_who_takes_over_sends_shortened_calls_alike(tmp_path, append):
+    (whole_folder := tmp_path / "whole").mkdir()
+    whole = Writing(20, limit=8_000)
+    await Agent(whole_folder, whole).run()
+
+    folders, journal = Folders(tmp_path), MemoryJournal(dies_at=2 * (append // 2) + 1)
+    model = Writing(20, limit=8_000)
+    with pytest.raises(Killed):
+        await Agent(tmp_path, model, folders=folders).run(journal)
+    await Agent(tmp_path, model, folders=folders).run(MemoryJournal(journal.pages))
+    assert [asked.messages for asked in model.asked] == [asked.messages for asked in whole.asked]
 
 
 async def test_an_output_too_long_by_itself_is_dropped_when_the_server_refuses_it(tmp_path):

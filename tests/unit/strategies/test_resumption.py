@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.agents import (
+    GRANT,
     Agent,
     Folders,
     Killed,
@@ -22,6 +23,7 @@ from support.agents import (
     raw_call,
     reply,
     told,
+    write_note,
 )
 
 from agent_actors.contract import Operation
@@ -36,7 +38,8 @@ from agent_actors.errors import (
 from agent_actors.ports import ChatMessage, ChatReply, ChatRequest, ToolCall
 from agent_actors.strategies.saved_turns import Replied, read_pages
 from agent_actors.strategies.tool_calls import OUTCOME_UNKNOWN
-from agent_actors.tools.registry import Surroundings, ToolOutput, tool
+from agent_actors.tools.registry import Surroundings, Tool, ToolOutput, tool
+from agent_actors.tools.toolbox import Toolbox
 
 DONE = reply("Done.")
 
@@ -83,16 +86,16 @@ def note(resumed: Resumed) -> str:
     return (resumed.folders.made[0].path / "a").read_text()
 
 
-async def test_the_journal_is_written_once_a_turn_and_once_a_writing_call(tmp_path):
+async def test_the_journal_is_written_once_a_turn_and_once_a_call_that_writes(tmp_path):
     async def appends(*calls: ToolCall) -> int:
         journal = MemoryJournal()
         folders = Folders(Path(tempfile.mkdtemp(dir=tmp_path)))
         await Agent(tmp_path, ScriptedModel(reply("", *calls), DONE), folders=folders).run(journal)
         return journal.appends
 
-    assert await appends(READ, READ, READ) == 1
-    assert await appends(write()) == 2
-    assert await appends(write("1"), write("2"), READ, write("3")) == 4
+    assert await appends(READ, READ, READ) == 2
+    assert await appends(write()) == 3
+    assert await appends(write("1"), write("2"), READ, write("3")) == 5
 
 
 async def test_an_answer_at_once_keeps_nothing(tmp_path):
@@ -122,6 +125,49 @@ async def test_a_task_goes_on_from_its_last_turn_without_paying_for_the_earlier_
     sent = second.model.asked[0].messages[: len(asked.messages)]
     assert msgspec.json.encode(sent) == msgspec.json.encode(asked.messages)
     assert told(second.model.asked[0]) == ["found"]
+
+
+@pytest.mark.parametrize("tool_choice", ["auto", "required"])
+async def test_an_answer_that_is_not_told_yet_is_not_asked_for_again(tmp_path, tool_choice):
+    answer = {"auto": DONE, "required": reply("", call("finish", answer="Done."))}[tool_choice]
+    task = Resumed(tmp_path, reply("", write()), answer, tool_choice=tool_choice)
+    await task.killed_at(2)
+    second = await task.finished(skipped=2)
+    assert second.model.asked == []
+    assert second.record.proposal.content == "Done."
+    assert (second.record.usage.total_tokens, len(second.record.operations)) == (220, 1)
+    assert second.record.artifacts == {"written": ["a"], "files_changed": ["a"]}
+
+
+async def test_an_answer_after_one_that_was_cut_off_is_not_asked_for_again(tmp_path):
+    task = Resumed(tmp_path, reply("One, ", finish_reason="length"), reply("two."))
+    await task.killed_at(1)
+    second = await task.finished(skipped=2)
+    assert second.record.proposal.content == "One, two."
+
+
+async def test_calls_that_are_left_find_tools_that_come_and_go(tmp_path):
+    @tool("notes", reads=False)
+    async def remote(surroundings: Surroundings, arguments: Note) -> ToolOutput:
+        """Lie elsewhere."""
+        return ToolOutput(text="done elsewhere")
+
+    class Elsewhere:
+        async def tools(self) -> list[Tool]:
+            return [remote]
+
+    class WithRemote(Agent):
+        def _toolbox(self, _request, workspace):
+            surroundings = Surroundings(workspace=workspace, settings=self.settings, web=None)
+            return Toolbox([write_note], GRANT, surroundings, [Elsewhere()])
+
+    folders, journal = Folders(tmp_path), MemoryJournal(dies_at=0)
+    both = reply("", write("1"), call("remote", "2", name="x"))
+    with pytest.raises(Killed):
+        await WithRemote(tmp_path, ScriptedModel(both), folders=folders).run(journal)
+    second = WithRemote(tmp_path, ScriptedModel(DONE), folders=folders)
+    await second.run(MemoryJournal(journal.pages))
+    assert told(second.model.asked[0]) == [f"Error: {OUTCOME_UNKNOWN}", "done elsewhere"]
 
 
 async def test_a_writing_call_that_was_begun_is_not_run_again_and_told_as_unknown(tmp_path):
@@ -206,7 +252,7 @@ async def test_without_its_workspace_a_task_starts_anew(tmp_path):
     assert second.kinds()[0] == "task.restarted"
     assert len(task.folders.made) == 2
     assert [operation.success for operation in second.record.operations] == [True]
-    assert second.record.usage.total_tokens == 220
+    assert second.record.usage.total_tokens == 330
 
 
 async def test_a_task_that_started_anew_goes_on_from_its_new_beginning(tmp_path):
@@ -215,8 +261,33 @@ async def test_a_task_that_started_anew_goes_on_from_its_new_beginning(tmp_path)
     shutil.rmtree(task.folders.made[0].path)
     await task.killed_at(1)
     third = await task.finished(skipped=1)
-    assert third.record.usage.total_tokens == 220
+    assert third.record.usage.total_tokens == 330
     assert len(task.folders.made) == 2
+    assert len(task.pages) == 3  # of the first beginning none is left
+
+
+@pytest.mark.parametrize(
+    ("bounds", "turns"),
+    [({"max_iterations": 5}, 5), ({"max_operations": 4}, 5), ({"token_budget": 900}, 4)],
+)
+async def test_budgets_hold_however_often_a_task_starts_anew(tmp_path, bounds, turns):
+    journal, folders, asked = MemoryJournal(), Folders(tmp_path), 0
+    while True:
+        model = ScriptedModel(reply("", READ), reply("", READ), ModelUnavailable("away"))
+        agent = Agent(tmp_path, model, folders=folders)
+        try:
+            await agent.run(journal, max_tokens=64, **bounds)
+        except ModelUnavailable:
+            asked += 2
+            shutil.rmtree(folders.made[-1].path)
+        except BudgetExceeded:
+            asked += len(model.asked)
+            break
+    assert asked == turns
+    assert agent.record.usage.total_tokens == 110 * asked
+    (restarted,) = [e.detail for e in agent.record.audit_trail if e.event == "task.restarted"]
+    assert (restarted["turns"], restarted["operations"], restarted["tokens"]) == (4, 4, 440)
+    assert sum(map(len, journal.pages)) < 3 * len(journal.pages[0])
 
 
 @pytest.mark.parametrize(
@@ -228,6 +299,7 @@ async def test_a_journal_that_cannot_be_read_starts_the_task_anew(tmp_path, page
     task.pages.append(page)
     second = await task.finished(skipped=0)
     assert second.kinds()[0] == "task.restarted"
+    assert second.record.usage.total_tokens == 330
 
 
 async def test_who_has_lost_the_task_touches_nothing_more(tmp_path):
@@ -263,6 +335,7 @@ def test_pages_of_this_version_stay_readable():
     entries = [
         opened,
         {"type": "trimmed.1", "indices": [1]},
+        {"type": "shortened.1", "indices": [1]},
         {"type": "replied.1", "reply": answer},
         {"type": "call_begun.1", "call_id": "c"},
         {"type": "calls_done.1", "results": [result]},

@@ -8,6 +8,7 @@ from support.agents import (
     NOTHING,
     USAGE,
     Agent,
+    MemoryJournal,
     Note,
     ScriptedModel,
     call,
@@ -18,11 +19,13 @@ from support.agents import (
 )
 
 from agent_actors.contract import Proposal, Usage
+from agent_actors.disposition import POSTPONED
 from agent_actors.errors import (
     AnswerEmpty,
     AnswerInvalid,
     AnswerTruncated,
     BudgetExceeded,
+    FencedOut,
     ModelUnavailable,
     RepeatedToolCall,
     ToolFailed,
@@ -284,9 +287,23 @@ async def test_the_same_failing_call_three_times_running_ends_the_task(tmp_path)
     assert len(agent.record.operations) == 3
 
 
-async def test_the_same_failing_call_is_no_repetition_once_another_one_came_between(tmp_path):
+@pytest.mark.parametrize("other", ["yes", "found"])
+async def test_a_failing_call_beside_others_is_repeated_all_the_same(tmp_path, other):
+    calls = call("read_note", "1", name="no"), call("read_note", "2", name=other)
+    reversed_calls = tuple(reversed(calls))
+    turns = [reply("", *calls), reply("", *reversed_calls), reply("", *calls)]
+    with pytest.raises(RepeatedToolCall, match=r'3 turns running, read with {"name":"no"}: '):
+        await Agent(tmp_path, ScriptedModel(*turns)).run()
+
+
+async def test_failing_calls_that_differ_are_no_repetition(tmp_path):
+    turns = [reply("", call("read_note", name=f"no {turn}")) for turn in range(5)]
+    await Agent(tmp_path, ScriptedModel(*turns, reply("Done."))).run()
+
+
+async def test_the_same_failing_call_is_no_repetition_once_a_turn_without_it_came_between(tmp_path):
     wrong, other = call("read_note", name="no"), call("read_note", name="found")
-    turns = [reply("", wrong), reply("", wrong), reply("", other), reply("", wrong)]
+    turns = [reply("", each) for each in (wrong, wrong, other, wrong, wrong)]
     await Agent(tmp_path, ScriptedModel(*turns, reply("Done."))).run()
 
 
@@ -365,6 +382,27 @@ async def test_an_answer_of_a_few_tokens_is_not_worth_its_prompt(tmp_path):
         await agent.run(token_budget=2_060)
 
 
+async def test_a_server_that_counts_no_tokens_is_estimated_and_the_budget_kept(tmp_path):
+    write = call("write_note", name="a", text="x" * 3_000)
+    turns = [reply("", write, usage=Usage()) for _ in range(10)]
+    agent = Agent(tmp_path, ScriptedModel(*turns))
+    with pytest.raises(BudgetExceeded, match="token_budget"):
+        await agent.run(token_budget=12_000)
+    sent = [len(msgspec.json.encode(asked.messages)) // 4 for asked in agent.model.asked]
+    usage = agent.record.usage
+    assert 2 <= len(sent) <= 5
+    assert sum(sent) < usage.prompt_tokens < 2 * sum(sent)
+    assert 1_000 * len(sent) < usage.completion_tokens < 1_100 * len(sent)
+    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens < 13_000
+    assert agent.kinds().count("usage.estimated") == 1
+
+
+async def test_what_a_server_counts_is_not_estimated(tmp_path):
+    agent = Agent(tmp_path, ScriptedModel(reply("Done.")))
+    await agent.run()
+    assert "usage.estimated" not in agent.kinds()
+
+
 async def test_an_answer_may_have_no_more_tokens_than_the_budget_has_left(tmp_path):
     usage = Usage(prompt_tokens=1_000, completion_tokens=100, total_tokens=1_100)
     write = reply("", call("write_note", name="a"), usage=usage)
@@ -438,6 +476,21 @@ async def test_nothing_at_all_is_told_as_no_output(tmp_path):
     assert told(agent.model.asked[2]) == ["(no output)"]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [{f"{n} {'k' * 9_000}": "y" * 400 for n in range(200)}, {"k" * 900_000: [1] * 9_000}],
+)
+async def test_what_is_recorded_of_a_call_is_bounded(tmp_path, arguments):
+    odd = raw_call("read_note", msgspec.json.encode(arguments).decode())
+    agent = Agent(tmp_path, ScriptedModel(reply("", odd), reply("Done.")))
+    (operation,) = (await agent.run()).operations
+    assert len(msgspec.json.encode(operation.params)) < 32_000
+    if len(arguments) > 1:
+        assert operation.params["…"] == "168 more parameters"
+    asked = next(detail for kind, detail in agent.events if kind == "tool_call")
+    assert asked["params"] == operation.params
+
+
 # Answers that are none yet.
 
 
@@ -448,6 +501,12 @@ async def test_an_answer_that_is_cut_off_is_gone_on_with(tmp_path):
     assert record.proposal.content == "One, two, three."
     assert last(agent.model.asked[1]).role == "user"
     assert "cut off at max_tokens" in last(agent.model.asked[1]).content
+
+
+async def test_what_was_cut_off_is_no_part_of_an_answer_that_begins_anew(tmp_path):
+    turns = reply("Here: {", finish_reason="length"), reply("} it is"), reply('{"name": "Ada"}')
+    record = await Agent(tmp_path, ScriptedModel(*turns)).run(response_format=PERSON)
+    assert record.proposal.content == '{"name": "Ada"}'
 
 
 async def test_an_answer_that_is_cut_off_each_time_fails_and_is_kept(tmp_path):
@@ -640,7 +699,17 @@ async def test_what_the_client_raises_is_passed_on_with_what_was_done(tmp_path):
     agent = Agent(tmp_path, ScriptedModel(write, ModelUnavailable("away")))
     with pytest.raises(ModelUnavailable):
         await agent.run()
-    assert agent.record.artifacts == {"written": ["a"], "files_changed": ["a"]}
+    assert agent.record.artifacts == {"written": ["a"]}
+    assert agent.folder.is_closed
+
+
+@pytest.mark.parametrize("error", [*POSTPONED, FencedOut])
+async def test_no_artifacts_are_collected_for_a_result_that_nobody_sees(tmp_path, error):
+    journal = MemoryJournal(dies_at=0, error=FencedOut()) if error is FencedOut else None
+    agent = Agent(tmp_path, ScriptedModel((POSTPONED[0] if journal else error)("away")))
+    with pytest.raises(error):
+        await agent.run(journal)
+    assert agent.record.artifacts == {}
     assert agent.folder.is_closed
 
 
