@@ -18,8 +18,10 @@ from msgspec.structs import replace
 
 from agent_actors.adapters.jetstream.artifacts import JetStreamArtifacts
 from agent_actors.adapters.jetstream.connection import Connection, NoResponders, connect
+from agent_actors.adapters.jetstream.deadletters import Choice, DeadLetters
 from agent_actors.adapters.jetstream.feeds import Feed, LiveFeed, StoredFeed
 from agent_actors.adapters.jetstream.records import JetStreamLedger
+from agent_actors.adapters.jetstream.replaying import ReplayDeadLetter
 from agent_actors.config import Config, NatsConfig
 from agent_actors.contract import (
     CONTROL_GROUP,
@@ -31,7 +33,9 @@ from agent_actors.contract import (
     AgentResult,
     AgentTask,
     ArtifactRef,
+    DeadLetter,
     PoolStatus,
+    Replay,
     ResultRequest,
     ServiceStatus,
     TaskEvent,
@@ -42,8 +46,10 @@ from agent_actors.contract import (
     event_subject,
     task_key,
     task_subject,
+    utc_now,
 )
 from agent_actors.errors import (
+    DeadLetterRefused,
     InvalidTask,
     PermissionDenied,
     PublishFailed,
@@ -203,6 +209,63 @@ class AgentClient:
         """
         wanted = ref if isinstance(ref, ArtifactRef) else msgspec.convert(ref, ArtifactRef)
         return await JetStreamArtifacts(self._connection).get(wanted)
+
+    def dead_letters(
+        self,
+        *,
+        role: str = "",
+        reason: str = "",
+        task_id: str = "",
+        older_than_s: float | None = None,
+        newer_than_s: float | None = None,
+    ) -> AsyncGenerator[DeadLetter]:
+        """Give the dead letters that all filters take, oldest first, as far as there are by now.
+
+        `reason` is an `error_type`; of it and of the role the case does not matter. What the
+        letters tell is the publisher's and the task's: show it with care. The rights needed for
+        letters stand in `adapters.jetstream.deadletters` and `.replaying`.
+        """
+        choice = Choice(
+            role=role,
+            reason=reason,
+            task_id=task_id,
+            older_than_s=older_than_s,
+            newer_than_s=newer_than_s,
+        )
+        return DeadLetters(self._connection).choose(choice, utc_now())
+
+    async def dead_letter(self, stream_seq: int) -> DeadLetter:
+        """Return one letter; `artifact(letter.object)` has a payload too big for a message.
+
+        Raises DeadLetterMissing.
+        """
+        return await DeadLetters(self._connection).get(stream_seq)
+
+    async def replay(self, letter: DeadLetter | int) -> Replay:
+        """Have a letter's task run again under its id: its attempts anew, one result more.
+
+        `letter` may be a `stream_seq`. The letter is gone afterwards; one that was replayed
+        before is only removed. When a call fails half-way, repeat it: it goes on from there.
+
+        Raises DeadLetterRefused when it could not succeed, DeadLetterMissing, PublishFailed.
+        """
+        return await ReplayDeadLetter(self._connection, utc_now)(await self._letter(letter))
+
+    async def discard(self, letter: DeadLetter | int) -> None:
+        """Delete a letter, and what it keeps in the object store.
+
+        Raises DeadLetterRefused while its replay is half done, DeadLetterMissing, PublishFailed.
+        """
+        found = await self._letter(letter)
+        if await ReplayDeadLetter(self._connection, utc_now).is_half_done(found):
+            raise DeadLetterRefused(
+                f"{found.task_id}: its replay was begun and not finished; replay it again"
+            )
+        await DeadLetters(self._connection).remove(found)
+
+    async def _letter(self, letter: DeadLetter | int) -> DeadLetter:
+        """Return the letter as it is in the stream."""
+        return await self.dead_letter(letter if isinstance(letter, int) else letter.stream_seq)
 
     def _checked(self, task: AgentTask) -> tuple[bytes, str]:
         """Return what to publish and where, having read it as the service will."""

@@ -32,6 +32,7 @@ COMMANDS = {
     "status": Home("cli.status", "status", "Show where a task stands, or what the service does."),
     "watch": Home("cli.watch", "watch", "Show results as they come."),
     "pools": Home("cli.status", "pools", "Show the pools and what waits for them."),
+    "deadletter": Home("cli.deadletter", "deadletter", "Show, replay or discard dead letters."),
     "provision": Home(
         "cli.provision", "provision", "Make streams, buckets and consumers in JetStream."
     ),

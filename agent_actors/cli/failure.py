@@ -5,11 +5,20 @@ from typing import IO, Any
 
 import click
 
-from agent_actors.errors import AgentActorsError, ConfigError, InvalidTask, ProvisionRefused
+from agent_actors.errors import (
+    AgentActorsError,
+    ConfigError,
+    DeadLetterMissing,
+    DeadLetterRefused,
+    InvalidTask,
+    ProvisionRefused,
+)
 
 TASK_FAILED = 1
 WRONG_USAGE = 2
 UNREACHABLE = 3
+
+MISTAKES = (ConfigError, DeadLetterMissing, DeadLetterRefused, InvalidTask, ProvisionRefused)
 
 
 class Failure(click.ClickException):
@@ -37,5 +46,5 @@ class Mistake(Failure):
 
 def failure_for(error: AgentActorsError, *, with_traceback: bool) -> Failure:
     """Return how the command ends because of this error."""
-    is_mistake = isinstance(error, ConfigError | InvalidTask | ProvisionRefused)
+    is_mistake = isinstance(error, MISTAKES)
     return (Mistake if is_mistake else Failure)(error, with_traceback=with_traceback)

@@ -2,8 +2,9 @@
 
 Reading needs the right to publish `$JS.API.STREAM.MSG.GET.AGENT_DEADLETTER`, and the same of
 `OBJ_agent_artifacts` for a payload that was too big for a message; removing needs
-`$JS.API.STREAM.MSG.DELETE.AGENT_DEADLETTER`. Removing the object too takes
-`$JS.API.STREAM.PURGE.OBJ_agent_artifacts`; without it the object expires in its time.
+`$JS.API.STREAM.MSG.DELETE.AGENT_DEADLETTER`, and `$JS.API.STREAM.MSG.GET.KV_agent_ledger` to see
+that no replay is half done. Removing the object too takes `$JS.API.STREAM.PURGE` and `.MSG.GET`
+of `OBJ_agent_artifacts`; without them the object expires in its time.
 """
 
 import base64

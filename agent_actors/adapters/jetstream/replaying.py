@@ -70,11 +70,12 @@ class ReplayDeadLetter:
 
     async def is_half_done(self, letter: DeadLetter) -> bool:
         """Tell whether a replay of this letter has opened its task and may not have queued it."""
-        if not letter.task_id:
+        if not letter.task_id or letter.reason == TaskIdConflict.error_type:
             return False
         record = (await self._ledger.read(task_key(letter.task_id))).record
-        is_next = record is not None and record.generation == letter.generation + 1
-        return bool(is_next and record and record.is_unqueued)
+        if record is None or not record.is_unqueued:
+            return False
+        return record.generation == letter.generation + 1
 
     def _plea(self, letter: DeadLetter, payload: bytes) -> Plea:
         """Read the letter as the service will read its message. Raises DeadLetterRefused."""
