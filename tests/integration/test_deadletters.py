@@ -119,8 +119,8 @@ class Pool:
         found = []
         for number in range(1, await self.count(RESPONSE_STREAM) + 1):
             message = await self.link.js.get_msg(RESPONSE_STREAM, number)
-        assert message.headers
-        assert message.data
+            assert message.headers
+            assert message.data
             result = msgspec.json.decode(message.data, type=AgentResult)
             found.append((message.headers["Nats-Msg-Id"], result))
         return found
@@ -568,7 +568,8 @@ async def test_a_crash_between_result_and_dead_letter_loses_neither(pool: Pool):
 async def test_a_discarded_letter_is_gone_with_its_object(pool: Pool):
     big = b"{" + b"x" * (pool.link.nc.max_payload - 100)
     letter = await pool.dead_letter(big)
-    assert letter.object and letter.size == len(big)
+    assert letter.object
+    assert letter.size == len(big)
     assert await pool.client.artifact(letter.object) == big
     await pool.client.discard(letter)
     assert not await pool.letters()
