@@ -1,0 +1,135 @@
+"""One run of chaos: load and faults from a seed, then healing, quiet, and judgement."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+from chaos.faults import FAULTS
+from chaos.history import FaultWindow, History
+from chaos.invariants import Violation, check
+from chaos.load import KINDS, Planned, plan_load
+from chaos.recording import (
+    collect,
+    log_lines,
+    publish,
+    until_quiet,
+    watch_events,
+    watch_processes,
+)
+from chaos.schedule import PlannedFault, schedule
+from chaos.stage import HASTY, Stage, say, standing_stage
+from chaos.telling import SHOWN_LOG_LINES, broken, story, summary
+from msgspec.structs import replace
+
+QUIET_TIMEOUT_S = 60.0
+TELL_EVERY_S = 5.0
+# For publishing what waits still, and for faults to heal, once the time is over.
+END_TIMEOUT_S = 60.0
+
+
+class ChaosFailed(Exception):
+    """An invariant was broken; what broke it has been told."""
+
+
+async def run(folder: Path, *, seed: int, minutes: float, rate: float, cluster: bool) -> None:
+    """Run once. Raises ChaosFailed."""
+    history = History(
+        max_asks=1 + HASTY.vllm.max_retries,
+        turns={name: kind.turns for name, kind in KINDS.items()},
+        outcomes={name: kind.outcomes for name, kind in KINDS.items()},
+    )
+    setting = replace(HASTY, seed=seed, cluster=cluster)
+    async with standing_stage(setting, folder, history) as stage:
+        stage.begin()
+        await _load_and_faults(stage, minutes * 60, rate)
+        await stage.heal()
+        say(f"{stage.now():5.0f} s  healed, waiting for quiet")
+        if not await until_quiet(stage, QUIET_TIMEOUT_S):
+            say(f"{stage.now():5.0f} s  no quiet within {QUIET_TIMEOUT_S:g} s")
+        await collect(stage)
+        violations = check(history)
+        for line in summary(history, violations):
+            say(line)
+        if violations:
+            _tell_all(stage, violations)
+            raise ChaosFailed
+
+
+async def _load_and_faults(stage: Stage, duration_s: float, rate: float) -> None:
+    kinds = [
+        known.kind
+        for known in FAULTS.values()
+        if stage.setting.cluster or not known.kind.cluster_only
+    ]
+    faults = schedule(stage.setting.seed, duration_s, kinds)
+    load = plan_load(stage.setting.seed, rate, duration_s)
+    await watch_events(stage)
+    watching = asyncio.create_task(watch_processes(stage))
+    under_way: set[str] = set()
+    telling = asyncio.create_task(_tell_progress(stage, under_way))
+    try:
+        async with asyncio.timeout(duration_s + END_TIMEOUT_S), asyncio.TaskGroup() as group:
+            for message in load:
+                group.create_task(_publish_at(stage, message))
+            for fault in faults:
+                group.create_task(_inject_at(stage, fault, under_way))
+    finally:
+        telling.cancel()
+        watching.cancel()
+
+
+async def _publish_at(stage: Stage, message: Planned) -> None:
+    await asyncio.sleep(message.at_s - stage.now())
+    await publish(stage, message)
+
+
+async def _inject_at(stage: Stage, planned: PlannedFault, under_way: set[str]) -> None:
+    await asyncio.sleep(planned.at_s - stage.now())
+    begin_s, detail = stage.now(), ""
+    under_way.add(planned.kind)
+    try:
+        async with FAULTS[planned.kind].begin(stage, Random(planned.luck)) as detail:
+            await asyncio.sleep(planned.lasts_s)
+    finally:
+        under_way.discard(planned.kind)
+        window = FaultWindow(
+            kind=planned.kind,
+            lane=planned.lane,
+            begin_s=begin_s,
+            end_s=stage.now(),
+            detail=detail,
+        )
+        stage.history.faults.append(window)
+
+
+async def _tell_progress(stage: Stage, under_way: set[str]) -> None:
+    while True:
+        await asyncio.sleep(TELL_EVERY_S)
+        published = len({each.result_id for each in stage.history.published})
+        ended = len({each.msg_id for each in stage.history.confirmed if not each.source_seq})
+        faults = f"now: {', '.join(sorted(under_way))}" if under_way else "no fault now"
+        say(
+            f"{stage.now():5.0f} s  {published} tasks published, {ended} ended; "
+            f"{len(stage.history.faults)} faults, {faults}"
+        )
+
+
+def _tell_all(stage: Stage, violations: list[Violation]) -> None:
+    for task_id, what in broken(violations):
+        say(f"\n{task_id or 'no single task'}")
+        for line in what:
+            say(f"  {line}")
+        if task_id:
+            for line in story(stage.history, task_id):
+                say(f"    {line}")
+            tell_logs(stage, task_id, say)
+    say(f"\nThe logs stay in {stage.folder}.")
+
+
+def tell_logs(stage: Stage, words: str, tell: Callable[[str], None]) -> None:
+    """Tell the last lines of the service's own logs that name a task."""
+    found = list(log_lines(stage, f'"{words}"'))
+    tell(f"    {len(found)} lines of the logs name it")
+    for path, line in found[-SHOWN_LOG_LINES:]:
+        tell(f"      {path.name[-30:]}: {line[:300]}")
