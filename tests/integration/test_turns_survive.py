@@ -149,6 +149,9 @@ async def test_a_task_whose_workspace_is_gone_starts_anew(nats_server: NatsServe
         assert result.status == "completed", result.error
         assert result.attempt == 2
         assert turns_asked(model) == {0: 2, 1: 2, 2: 1, 3: 1}
+        (restarted,) = [e.detail for e in result.audit_trail if e.event == "task.restarted"]
+        assert (restarted["turns"], restarted["operations"]) == (2, 2)
+        assert result.usage.total_tokens > restarted["tokens"] > 0
         assert added_lines(result) == LINES
         await assert_nothing_is_left(running, root)
 

@@ -135,6 +135,7 @@ async def test_a_long_task_stays_within_the_context_and_says_what_it_dropped(tmp
     trimmed = [event.detail for event in record.audit_trail if event.event == "context.trimmed"]
     assert trimmed
     assert all(detail["outputs"] >= 1 for detail in trimmed)
+    assert not trimmed[0]["calls"]  # there were outputs enough
     assert all(detail["characters"] > 2_000 for detail in trimmed)
     assert all(last(asked).content in {LONG, "written"} for asked in model.asked[1:])
 
