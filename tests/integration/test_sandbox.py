@@ -425,6 +425,16 @@ print([line.split()[1] for line in open("/proc/self/status") if line.startswith(
     assert run_python(program) == f"{[own, own, own, '0' * 16, own]}\n"
 
 
+@pytest.mark.skipif(not IS_ROOT, reason="only root can reach what is closed to all others")
+async def test_git_works_below_a_folder_that_is_closed_to_its_user(folder: Path):
+    landlock = await made("landlock")
+    folder.parent.chmod(0o700)
+    finished = await ran(landlock, folder, "git", "init", "-q", ".")
+    again = await ran(landlock, folder, "git", "status", "--short", "--branch")
+    assert (finished.exit_code, finished.output) == (0, b"")
+    assert again.exit_code == 0, again.output
+
+
 HANDLE_PROGRAM = """
 import json
 from agent_actors.tools.sandbox.launcher import landlock, user

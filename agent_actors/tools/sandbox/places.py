@@ -1,6 +1,5 @@
 """What every command gets to see, the same in each sandbox, and nothing secret among it."""
 
-import asyncio
 import contextlib
 import os
 import shutil
@@ -17,6 +16,7 @@ from msgspec import Struct
 from agent_actors.config_tools import SandboxConfig
 from agent_actors.errors import ToolError
 from agent_actors.tools.sandbox.command import Command
+from agent_actors.tools.threads import UPKEEP
 
 log = structlog.get_logger()
 
@@ -80,7 +80,7 @@ async def private_folder(uid: int | None) -> AsyncGenerator[PrivateFolder]:
                 os.chown(folder, uid, uid)
         yield PrivateFolder(path=path, home=folders[0], temporary=folders[1], memory=folders[2])
     finally:
-        await asyncio.to_thread(_remove, path)
+        await UPKEEP.see_to(_remove, path)
 
 
 def user_of(command: Command) -> int | None:

@@ -9,6 +9,7 @@ from .system import (
     PR_CAP_AMBIENT_RAISE,
     PR_CAPBSET_DROP,
     PR_SET_KEEPCAPS,
+    PR_SET_SECUREBITS,
     permitted_capabilities,
     prctl,
     set_capabilities,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 CAP_DAC_READ_SEARCH = 2
 CAP_SETPCAP = 8
+SECBIT_NO_SETUID_FIXUP = 1 << 2
 
 
 def drop_capabilities() -> None:
@@ -44,6 +46,10 @@ def become(uid: int, reach: "Sequence[str]") -> None:
     prctl(PR_SET_KEEPCAPS, 1)
     _switch(uid)
     kept = 0 if all(_reachable(path) for path in reach) else reading
+    if kept and permitted & 1 << CAP_SETPCAP:
+        # Else access(2) answers as if it were not there, and git believes what that says.
+        set_capabilities(effective=permitted, permitted=permitted, inheritable=reading)
+        prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
     set_capabilities(effective=kept, permitted=kept, inheritable=kept)
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
     if kept:
