@@ -19,6 +19,7 @@ from msgspec import Struct
 from agent_actors.errors import ToolError
 from agent_actors.tools.beneath import Beneath, Entry
 from agent_actors.tools.shadow import ChangedFile, Content, GitFailed, ShadowRepository
+from agent_actors.tools.stoppable import Stop
 
 log = structlog.get_logger()
 
@@ -62,12 +63,16 @@ class Scan(Struct, frozen=True):
 
 
 class Changes:
-    """Compares a workspace with its baseline; what it needs is kept in `private`."""
+    """Compares a workspace with its baseline; what it needs is kept in `private`.
 
-    def __init__(self, files: Beneath, private: Path) -> None:
+    Its methods block, and raise GivenUp once `stop` is set.
+    """
+
+    def __init__(self, files: Beneath, private: Path, stop: Stop) -> None:
         self._files = files
+        self._stop = stop
         self._manifest = private / MANIFEST
-        self._shadow = ShadowRepository(private)
+        self._shadow = ShadowRepository(private, stop)
 
     def mark_baseline(self) -> None:
         """Keep what is in the folder now, for the comparison. Raises OSError, ToolError."""
@@ -118,7 +123,7 @@ class Changes:
     def _scan(self) -> Scan:
         found = (
             (path, entry)
-            for entry in self._files.walk()
+            for entry in self._while_wanted(self._files.walk())
             if entry.kind in {"file", "symbolic link"}
             and LEFT_BY_PYTHON not in entry.parts
             and len(path := os.fsencode("/".join(entry.parts))) <= MAX_PATH_BYTES
@@ -148,7 +153,7 @@ class Changes:
 
     def _contents(self, entries: Iterable[Entry], budget: int) -> Iterator[tuple[bytes, Content]]:
         """Yield what is in the files, as far as the budget goes: then, only that they changed."""
-        for entry in entries:
+        for entry in self._while_wanted(entries):
             path = os.fsencode("/".join(entry.parts))
             size = entry.status.st_size
             if entry.kind == "symbolic link":
@@ -165,6 +170,11 @@ class Changes:
                     PROGRAM if is_program else TEXT, data if len(data) == size else _stand_in(entry)
                 ),
             )
+
+    def _while_wanted(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        for entry in entries:
+            self._stop.check()
+            yield entry
 
     def _read(self, entry: Entry, max_bytes: int) -> bytes:
         with suppress(ToolError):  # it went away, or may not be read

@@ -16,6 +16,7 @@ from agent_actors.tools.finding import list_files, search_in_files
 from agent_actors.tools.paths import Parts, joined
 from agent_actors.tools.registry import Arguments, Surroundings, ToolOutput, tool
 from agent_actors.tools.text import binary_kind, lines_of, text_of
+from agent_actors.tools.threads import TOOLS
 
 MAX_READ_BYTES = 8 * 1024 * 1024
 MAX_COMPARED_LINES = 5_000
@@ -100,7 +101,7 @@ class DiffFiles(Arguments, frozen=True, kw_only=True):
 async def read_file(surroundings: Surroundings, arguments: ReadFile) -> ToolOutput:
     """Read a text file, or some of its lines. The first line of the answer says which."""
     room = max(HEADER_CHARS, surroundings.settings.max_output_chars - HEADER_CHARS)
-    return await asyncio.to_thread(_read, surroundings.workspace.files, arguments, room)
+    return await TOOLS.run(_read, surroundings.workspace.files, arguments, room)
 
 
 @tool("files", reads=False)
@@ -136,13 +137,13 @@ async def mkdir(surroundings: Surroundings, arguments: Mkdir) -> ToolOutput:
 @tool("files", reads=True)
 async def file_info(surroundings: Surroundings, arguments: FileInfo) -> ToolOutput:
     """Tell a file's or folder's kind, size, lines, permissions, time of change and encoding."""
-    return await asyncio.to_thread(_info, surroundings.workspace.files, arguments)
+    return await TOOLS.run(_info, surroundings.workspace.files, arguments)
 
 
 @tool("files", reads=True)
 async def diff_files(surroundings: Surroundings, arguments: DiffFiles) -> ToolOutput:
     """Compare a text file with another one, or with a text: a unified diff."""
-    return await asyncio.to_thread(_diff, surroundings.workspace.files, arguments)
+    return await TOOLS.run(_diff, surroundings.workspace.files, arguments)
 
 
 FILE_TOOLS = (
@@ -161,7 +162,7 @@ FILE_TOOLS = (
 
 async def _to_its_end(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run what writes in a thread; when cancelled, wait for it: nothing writes after its task."""
-    work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    work = asyncio.wrap_future(TOOLS.start(function, *args, **kwargs))
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:

@@ -1,6 +1,5 @@
 """The tools that look for files: by folder, and by what is in them."""
 
-import asyncio
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from agent_actors.tools.beneath import Beneath, Entry
 from agent_actors.tools.paths import joined, shown
 from agent_actors.tools.registry import Arguments, Surroundings, ToolOutput, tool
 from agent_actors.tools.text import printable, text_of
+from agent_actors.tools.threads import SEARCHES, TOOLS
 
 MAX_LISTED = 1_000
 MAX_LOOKED_AT = 100_000
@@ -70,13 +70,15 @@ class SearchInFiles(Arguments, frozen=True, kw_only=True):
 @tool("files", reads=True)
 async def list_files(surroundings: Surroundings, arguments: ListFiles) -> ToolOutput:
     """List a folder: names, kinds and sizes. What is in .git is left out."""
-    return await asyncio.to_thread(_list, surroundings.workspace.files, arguments)
+    return await TOOLS.run(_list, surroundings.workspace.files, arguments)
 
 
 @tool("files", reads=True)
 async def search_in_files(surroundings: Surroundings, arguments: SearchInFiles) -> ToolOutput:
     """Find lines in text files: path, line number and the line."""
-    return await asyncio.to_thread(_search, surroundings.workspace.files, arguments)
+    workspace = surroundings.workspace
+    async with workspace.searching:
+        return await SEARCHES.run(_search, workspace.files, arguments)
 
 
 def _list(files: Beneath, arguments: ListFiles) -> ToolOutput:

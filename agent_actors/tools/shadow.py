@@ -16,6 +16,7 @@ from typing import IO
 from msgspec import Struct
 
 from agent_actors.tools.removal import remove_tree
+from agent_actors.tools.stoppable import Stop
 
 BASE = "refs/heads/base"
 NOW = "refs/heads/now"
@@ -64,10 +65,14 @@ class ChangedFile(Struct, frozen=True):
 
 
 class ShadowRepository:
-    """Two commits: the folder as it was found, and as it is. All methods raise GitFailed."""
+    """Two commits: the folder as it was found, and as it is.
 
-    def __init__(self, private: Path) -> None:
+    All methods raise GitFailed, and GivenUp once `stop` is set, which kills git.
+    """
+
+    def __init__(self, private: Path, stop: Stop) -> None:
         self._private = private
+        self._stop = stop
         self._folder = private / "shadow.git"
 
     @property
@@ -156,38 +161,47 @@ class ShadowRepository:
         if tree:
             environment["GIT_WORK_TREE"] = str(tree)
         with tempfile.TemporaryFile(dir=self._private) as output:
-            _run(arguments, stdin, output, tree or self._private, environment)
+            self._run(arguments, stdin, output, tree or self._private, environment)
             total = output.seek(0, os.SEEK_END)
             output.seek(0)
             return output.read(max_bytes), total
 
+    def _run(
+        self,
+        arguments: Sequence[str],
+        stdin: IO[bytes] | None,
+        stdout: IO[bytes],
+        cwd: Path,
+        environment: Mapping[str, str],
+    ) -> None:
+        program = shutil.which("git")
+        if program is None:
+            raise GitFailed("there is no program git on this machine")
+        settings = [word for item in SETTINGS.items() for word in ("-c", "=".join(item))]
+        try:
+            process = subprocess.Popen(  # noqa: S603 - a fixed program, the arguments our own
+                [program, *settings, *arguments],
+                stdin=stdin or subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=subprocess.PIPE,
+                cwd=cwd,
+                env=environment,
+            )
+            with process, self._stop.kills(process):
+                errors = _ended(process)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise GitFailed(f"git {arguments[0]}: {error}") from error
+        if process.returncode not in SUCCESS.get(arguments[0], {0}):
+            raise GitFailed(f"git {arguments[0]}: {errors[-500:].decode(errors='replace')}")
 
-def _run(
-    arguments: Sequence[str],
-    stdin: IO[bytes] | None,
-    stdout: IO[bytes],
-    cwd: Path,
-    environment: Mapping[str, str],
-) -> None:
-    program = shutil.which("git")
-    if program is None:
-        raise GitFailed("there is no program git on this machine")
-    settings = [word for item in SETTINGS.items() for word in ("-c", "=".join(item))]
+
+def _ended(process: subprocess.Popen[bytes]) -> bytes:
+    """Return what the program told of errors; kill it when it takes longer than TIMEOUT_S."""
     try:
-        done = subprocess.run(  # noqa: S603 - a fixed program, the arguments our own
-            [program, *settings, *arguments],
-            stdin=stdin or subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-            cwd=cwd,
-            env=environment,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise GitFailed(f"git {arguments[0]}: {error}") from error
-    if done.returncode not in SUCCESS.get(arguments[0], {0}):
-        raise GitFailed(f"git {arguments[0]}: {done.stderr[-500:].decode(errors='replace')}")
+        return process.communicate(timeout=TIMEOUT_S)[1]
+    except BaseException:
+        process.kill()
+        raise
 
 
 def _quoted(path: bytes) -> bytes:

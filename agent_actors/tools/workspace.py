@@ -19,11 +19,12 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import msgspec
 import structlog
@@ -36,6 +37,8 @@ from agent_actors.tools.beneath import Beneath
 from agent_actors.tools.changes import Changes
 from agent_actors.tools.removal import remove_tree
 from agent_actors.tools.roots import PASSABLE, WorkspaceRoot, check_our_own
+from agent_actors.tools.stoppable import Work
+from agent_actors.tools.threads import UPKEEP
 from agent_actors.tools.uids import UidRegister
 
 log = structlog.get_logger()
@@ -48,7 +51,11 @@ UNFINISHED = ".new-"
 OURS = 0o700
 RANDOM_BYTES = 8
 MAX_KEY_CHARS = 100
+MAX_SEARCHES = 2
 TRIES = 10
+
+T = TypeVar("T")
+OpenedT = TypeVar("OpenedT", bound="Workspace | None")
 
 _TASK_FOLDER = re.compile(r"[A-Za-z0-9_=-]+(\.[0-9a-f]{32})?")  # `_folder_name`
 _FOLDER = re.compile(rf"({re.escape(UNFINISHED)})?[0-9a-f]{{{2 * RANDOM_BYTES}}}")
@@ -88,6 +95,8 @@ class Workspace:
         self.uid = uid
         self._max_bytes = max_bytes
         self._lock = lock
+        self._works: list[Work[Any]] = []
+        self.searching = asyncio.Semaphore(MAX_SEARCHES)
 
     @property
     def private(self) -> Path:
@@ -107,23 +116,36 @@ class Workspace:
         Raises WorkspaceUnavailable when it cannot be kept.
         """
         try:
-            await asyncio.to_thread(Changes(self.files, self.private).mark_baseline)
+            await self._compare(Changes.mark_baseline)
         except (ToolError, OSError) as error:
             raise WorkspaceUnavailable(f"{self.path}: {error}") from error
 
-    async def artifacts(self) -> dict[str, Any]:
+    async def artifacts(self, timeout_s: float | None = None) -> dict[str, Any]:
         """Return `files_changed` and `diff`: what differs from how the task found its folder.
 
-        What is missing of them is said in `diff_notes`.
+        What is missing of them is said in `diff_notes`. The time counts from when a thread is
+        free for it. Raises TimeoutError.
         """
-        return await asyncio.to_thread(Changes(self.files, self.private).artifacts)
+        return await self._compare(Changes.artifacts, timeout_s)
 
     def close(self) -> None:
-        """Let go of the folder, which stays: another attempt may take it up."""
-        if self._lock and not self._lock.closed:
+        """Let go of the folder, which stays: another attempt may take it up.
+
+        Work that was given up and has not ended yet keeps it until it has.
+        """
+        running = next((work for work in self._works if not work.has_ended), None)
+        if running:
+            running.when_ended(self.close)
+        elif self._lock and not self._lock.closed:
             with suppress(OSError):  # the folder is gone, or its volume
                 os.utime(self._lock.fileno())  # its age counts from here
             self._lock.close()
+
+    async def _compare(self, ask: Callable[[Changes], T], timeout_s: float | None = None) -> T:
+        files, private = self.files, self.private
+        work = Work(UPKEEP, lambda stop: ask(Changes(files, private, stop)))
+        self._works.append(work)
+        return await work.result(timeout_s)
 
 
 class Workspaces:
@@ -136,29 +158,24 @@ class Workspaces:
 
     async def make(self, task_id: str) -> Workspace:
         """Return a new empty workspace. Raises WorkspaceUnavailable."""
-        making = asyncio.ensure_future(asyncio.to_thread(self._make, task_id))
-        try:
-            return await asyncio.shield(making)
-        except asyncio.CancelledError:
-            making.add_done_callback(_close_unwanted)
-            raise
+        return await _opened_for(UPKEEP.start(self._make, task_id))
 
     async def reopen(self, known: WorkspaceId) -> Workspace | None:
         """Return the workspace if it is there and no other attempt holds it.
 
         A frozen owner holds it still, so its successor has to begin anew.
         """
-        return await asyncio.to_thread(self._reopen, known)
+        return await _opened_for(UPKEEP.start(self._reopen, known))
 
     async def clear_away(self, task_id: str, status: ResultStatus) -> None:
         """Remove the task's workspaces on this machine, unless they are to be kept."""
         if self._config.keep == "always" or (self._config.keep, status) == ("failed", "failed"):
             return
-        await asyncio.to_thread(self._clear_away, task_id)
+        await UPKEEP.see_to(self._clear_away, task_id)
 
     async def sweep(self) -> None:
         """Remove what is kept or abandoned for longer than configured."""
-        await asyncio.to_thread(self._sweep)
+        await UPKEEP.see_to(self._sweep)
 
     def _make(self, task_id: str) -> Workspace:
         with self._root.explained():
@@ -275,9 +292,18 @@ class Workspaces:
             outer.parent.rmdir()
 
 
-def _close_unwanted(making: asyncio.Future[Workspace]) -> None:
-    if not making.cancelled() and making.exception() is None:
-        making.result().close()
+async def _opened_for(opening: Future[OpenedT]) -> OpenedT:
+    """Return the workspace; when cancelled meanwhile, nobody holds it."""
+    try:
+        return await asyncio.wrap_future(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close_unwanted)
+        raise
+
+
+def _close_unwanted(opening: Future[Any]) -> None:
+    if not opening.cancelled() and opening.exception() is None and (opened := opening.result()):
+        opened.close()
 
 
 def _folder_name(task_id: str) -> str:

@@ -136,8 +136,9 @@ class Folder:
     async def mark_baseline(self) -> None:
         self.baseline = self._names()
 
-    async def artifacts(self) -> dict[str, Any]:
-        await self.slow.wait()
+    async def artifacts(self, timeout_s: float) -> dict[str, Any]:
+        async with asyncio.timeout(timeout_s):
+            await self.slow.wait()
         return {"files_changed": [name for name in self._names() if name not in self.baseline]}
 
     def close(self) -> None:

@@ -9,7 +9,6 @@ data (git-bundle(1)):
                                          ◄── git/outgoing ──
 """
 
-import asyncio
 import os
 import re
 import secrets
@@ -29,6 +28,7 @@ from agent_actors.tools.paths import shown
 from agent_actors.tools.programs import sandbox_of, text_of
 from agent_actors.tools.registry import Surroundings
 from agent_actors.tools.sandbox.command import Command, Finished
+from agent_actors.tools.threads import TOOLS
 
 BRANCHES = "refs/heads/"
 TAGS = "refs/tags/"
@@ -174,7 +174,7 @@ class Exchange:
         less = (f"^{known}",) if COMMIT_ID.match(known) and await self._has(known) else ()
         try:
             await self._alone("bundle", "create", "--quiet", str(packed), name, *less)
-            await asyncio.to_thread(_carry, packed, bundle)
+            await TOOLS.run(_carry, packed, bundle)
             arguments = ("bundle", "unbundle", str(bundle))
             succeeded(await git(self._surroundings, *arguments, read=[bundle]), arguments)
         finally:
@@ -188,7 +188,7 @@ class Exchange:
         try:
             finished = await git(self._surroundings, *arguments, write=[self._outgoing])
             succeeded(finished, arguments)
-            await asyncio.to_thread(_carry, packed, bundle)
+            await TOOLS.run(_carry, packed, bundle)
             await self._alone("bundle", "unbundle", str(bundle), read=[bundle])
         finally:
             packed.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ import pytest
 from support.workspaces import workspaces_in
 
 from agent_actors.tools import changes, shadow
+from agent_actors.tools.stoppable import GivenUp, Stop
 from agent_actors.tools.workspace import Workspace
 
 HOSTILE_CONFIG = """[core]
@@ -83,6 +84,17 @@ async def test_a_change_is_seen_though_size_and_time_are_as_before(workspace: Wo
     (workspace.path / "a").write_text("y")
     os.utime(workspace.path / "a", ns=(before.st_atime_ns, before.st_mtime_ns))
     assert listed(await workspace.artifacts()) == [("a", "modified", 1, 1)]
+
+
+async def test_a_comparison_that_is_given_up_ends(workspace: Workspace):
+    (workspace.path / "a").write_text("x")
+    await workspace.mark_baseline()
+    stop = Stop()
+    comparison = changes.Changes(workspace.files, workspace.private, stop)
+    assert comparison.artifacts()["files_changed"] == []
+    stop.set()
+    with pytest.raises(GivenUp):
+        comparison.artifacts()
 
 
 async def test_changes_can_be_asked_for_again(workspace: Workspace):
