@@ -5,7 +5,9 @@ reached, breadth first, everything that may happen next does: any message still 
 delivered again, any attempt takes its next step, any write is done but its answer lost, a
 supervisor takes an attempt for dead and releases it, the duplicate window runs out, the
 consumer is made anew, a message is purged. An attempt may keep a turn of its work first, which
-is a write like any other.
+is a write like any other. Somebody may replay a dead letter that is there, in the steps that
+`adapters.jetstream.replaying` takes; a second one may go on where the first has stopped, or race
+with it.
 
 A crash is an attempt that takes no further step. So it needs no step of its own; instead, in
 each state, one more delivery is followed to its end while all others stand still for ever.
@@ -29,9 +31,13 @@ from agent_actors.ledger import (
     AskQueue,
     Claim,
     DeadLetterReason,
+    Plea,
+    Release,
+    Reopen,
     Run,
     Source,
     Stale,
+    Superseded,
     TaskRecord,
     Verdict,
 )
@@ -41,6 +47,7 @@ WHY = DeadLetterReason(reason="StrategyCrashed", error="KeyError")
 
 Stored = bytes | None
 Begin = Callable[..., Verdict]
+Replay = Callable[[TaskRecord | None, Plea], Any]
 
 
 class Rules(NamedTuple):
@@ -55,14 +62,20 @@ class Rules(NamedTuple):
     turns: int = 0
     compare_and_set: bool = True
     begin: Begin = ledger.begin
+    replays: int = 0
+    replay: Replay = ledger.replay
 
 
 class Handout(NamedTuple):
-    """One handing-out of a message: which message, by which consumer, for the how-manyth time."""
+    """One handing-out of a message: which message, by which consumer, for the how-manyth time.
+
+    `generation` is what its `Nats-Msg-Id` tells.
+    """
 
     message: int
     consumer: int
     count: int
+    generation: int = 0
 
 
 # What an attempt does next: a name, and what it then needs to know.
@@ -74,20 +87,27 @@ ACK = ("ack",)
 
 
 class World(NamedTuple):
-    """Everything outside the attempts' heads, and in `attempts` what is in them."""
+    """Everything outside the attempts' heads, and in `attempts` and `operators` what is in them.
+
+    `letters` has the generation of each dead letter ever announced, `shelf` of those still there.
+    """
 
     queued: tuple[bool, ...]
+    generations: tuple[int, ...]
     delivered: tuple[int, ...]
     handouts: int
     consumer: int
     revision: int
     record: Stored
-    results: tuple[bytes, ...]
-    letters: int
+    results: tuple[tuple[int, bytes], ...]
+    letters: tuple[int, ...]
+    shelf: tuple[int, ...]
     window: frozenset[str]
     answers_to_lose: float
     kept: tuple[bytes, ...]
     attempts: tuple[tuple[Handout, Step], ...]
+    replays_left: int
+    operators: tuple[Step, ...]
 
 
 class Found(NamedTuple):
@@ -108,6 +128,9 @@ EVERYTHING_HAPPENS = [
     Rules(copies=2, deliveries=3, one_is_purged=True, answers_to_lose=1),
     Rules(copies=1, deliveries=3, turns=2),
     Rules(copies=2, deliveries=3, turns=1),
+    Rules(copies=1, deliveries=3, replays=1, answers_to_lose=1),
+    Rules(copies=1, deliveries=3, replays=2, answers_to_lose=0),
+    Rules(copies=2, deliveries=3, replays=1, answers_to_lose=0),
 ]
 MORE_OF_IT = [
     Rules(copies=2, deliveries=4),
@@ -117,6 +140,10 @@ MORE_OF_IT = [
     Rules(copies=3, deliveries=4),
     Rules(copies=1, deliveries=4, turns=1),
     Rules(copies=2, deliveries=3, turns=2, window_expires=True),
+    Rules(copies=1, deliveries=3, replays=2, window_expires=True),
+    Rules(copies=1, deliveries=4, replays=1, answers_to_lose=1),
+    Rules(copies=1, deliveries=3, replays=2, answers_to_lose=1),
+    Rules(copies=2, deliveries=3, replays=2, answers_to_lose=0),
 ]
 
 
@@ -178,6 +205,30 @@ def forgets_turns(found, claim, *, rival_queued=None):
     return verdict
 
 
+def runs_a_replay_by_any_message(found, claim, *, rival_queued=None):
+    """As if the message that failed, when it is handed out again, were as good as the replay's."""
+    if found is not None and found.is_replayed:
+        claim = msgspec.structs.replace(claim, generation=found.generation)
+    return ledger.begin(found, claim, rival_queued=rival_queued)
+
+
+def acks_what_a_replay_shuts_out(found, claim, *, rival_queued=None):
+    verdict = ledger.begin(found, claim, rival_queued=rival_queued)
+    return AckCopy() if found is not None and found.is_replayed and verdict == Stale() else verdict
+
+
+def keeps_the_generation(found, plea):
+    verdict = ledger.replay(found, plea)
+    if isinstance(verdict, Reopen):
+        return Reopen(msgspec.structs.replace(verdict.record, generation=plea.generation))
+    return verdict
+
+
+def takes_opened_for_queued(found, plea):
+    verdict = ledger.replay(found, plea)
+    return Superseded(found) if found is not None and found.is_unqueued else verdict
+
+
 @pytest.mark.parametrize(
     ("rules", "fault"),
     [
@@ -205,6 +256,18 @@ def forgets_turns(found, claim, *, rival_queued=None):
             Rules(copies=1, deliveries=2, turns=1, compare_and_set=False),
             "a turn that was kept is lost",
         ),
+        (
+            Rules(copies=1, deliveries=3, replays=1, begin=runs_a_replay_by_any_message),
+            "every copy acked and nothing announced",
+        ),
+        (
+            Rules(copies=1, deliveries=2, replays=1, replay=keeps_the_generation),
+            "the record tells another result than was announced",
+        ),
+        (
+            Rules(copies=1, deliveries=2, replays=2, replay=takes_opened_for_queued),
+            "a task that no further delivery ends",
+        ),
     ],
     ids=name_of,
 )
@@ -220,17 +283,21 @@ def search(rules: Rules) -> Found:
     """Visit every state; stop at the first fault."""
     start = World(
         queued=(True,) * rules.copies,
+        generations=(0,) * rules.copies,
         delivered=(0,) * rules.copies,
         handouts=0,
         consumer=1,
         revision=0,
         record=None,
         results=(),
-        letters=0,
+        letters=(),
+        shelf=(),
         window=frozenset(),
         answers_to_lose=rules.answers_to_lose,
         kept=(),
         attempts=(),
+        replays_left=rules.replays,
+        operators=(),
     )
     before: dict[World, World | None] = {start: None}
     ahead = deque([start])
@@ -253,17 +320,38 @@ def way_to(world: World | None, before: dict[World, World | None]) -> Iterator[W
 
 def fault_in(world: World, rules: Rules) -> str:
     """Say what must never be, if it is."""
-    if len(set(world.results)) > 1:
+    distinct = set(world.results)
+    if len({generation for generation, _ in distinct}) < len(distinct):
         return "two distinct results announced"
-    if not rules.window_expires and (len(world.results) > 1 or world.letters > 1):
+    if not rules.window_expires and has_copies(world.results, world.letters):
         return "a copy inside the window"
-    if not rules.one_is_purged and not any(world.queued) and not (world.results and world.letters):
+    if not rules.one_is_purged and not is_in_hand(world):
         return "every copy acked and nothing announced"
     if not kept_in_order(world):
         return "a turn that was kept is lost"
-    if world.results and bytes(decoded(world.record).result) not in world.results:
+    if any(told != committed(world) for told in distinct if told[0] == committed(world)[0]):
         return "the record tells another result than was announced"
     return "" if all(rescued(world, rules)) else "a task that no further delivery ends"
+
+
+def has_copies(*announced: tuple[Any, ...]) -> bool:
+    return any(len(set(each)) < len(each) for each in announced)
+
+
+def committed(world: World) -> tuple[int, bytes]:
+    record = decoded(world.record)
+    return record.generation, bytes(record.result)
+
+
+def is_in_hand(world: World) -> bool:
+    """Tell whether the task has its answer and its letter, or something is left to bring them."""
+    if any(world.queued):
+        return True
+    record = decoded(world.record)
+    if record.is_unqueued:
+        return record.generation - 1 in world.shelf
+    generations = {generation for generation, _ in world.results}
+    return record.generation in generations & set(world.letters)
 
 
 def kept_in_order(world: World) -> bool:
@@ -277,10 +365,16 @@ def kept_in_order(world: World) -> bool:
 
 
 def rescued(world: World, rules: Rules) -> Iterator[bool]:
-    """For each message, deliver it once more, undisturbed, and tell whether that was enough."""
+    """For each message, deliver it once more, undisturbed, and tell whether that was enough.
+
+    A replay that is half done is repeated first.
+    """
+    alone = world._replace(attempts=(), operators=(), handouts=0, window=frozenset())
+    if world.record and decoded(world.record).is_unqueued:
+        alone = replayed(alone, decoded(world.record).generation - 1, rules)
     for message, queued in enumerate(world.queued):
         if queued:
-            yield ends(world._replace(attempts=(), handouts=0, window=frozenset()), message, rules)
+            yield ends(alone, message, rules)
 
 
 @cache
@@ -292,6 +386,13 @@ def ends(world: World, message: int, rules: Rules) -> bool:
     return not world.queued[message] and (bool(world.results) or any(world.queued))
 
 
+def replayed(world: World, letter: int, rules: Rules) -> World:
+    world = world._replace(operators=(("open", letter),))
+    while world.operators:
+        world = operated(world, 0, rules)
+    return world
+
+
 def next_worlds(world: World, rules: Rules) -> Iterator[World]:
     """Everything that may happen next."""
     if world.handouts < rules.deliveries:
@@ -300,11 +401,12 @@ def next_worlds(world: World, rules: Rules) -> Iterator[World]:
                 yield deliver(world, message)
     for index in range(len(world.attempts)):
         yield from steps(world, index, rules)
+    yield from replays(world, rules)
     yield from releases_of_lost(world)
     if rules.window_expires and world.window:
         yield world._replace(window=frozenset())
     if rules.consumer_made_anew and world.consumer == 1:
-        yield world._replace(consumer=2, delivered=(0,) * rules.copies)
+        yield world._replace(consumer=2, delivered=(0,) * len(world.delivered))
     if rules.one_is_purged and all(world.queued):
         yield from (dequeue(world, message) for message in range(rules.copies))
 
@@ -312,7 +414,7 @@ def next_worlds(world: World, rules: Rules) -> Iterator[World]:
 def deliver(world: World, message: int) -> World:
     count = world.delivered[message] + 1
     delivered = (*world.delivered[:message], count, *world.delivered[message + 1 :])
-    attempt = (Handout(message, world.consumer, count), READ)
+    attempt = (Handout(message, world.consumer, count, world.generations[message]), READ)
     attempts = tuple(sorted((*world.attempts, attempt)))
     return world._replace(delivered=delivered, handouts=world.handouts + 1, attempts=attempts)
 
@@ -323,12 +425,75 @@ def dequeue(world: World, message: int) -> World:
 
 def releases_of_lost(world: World) -> Iterator[World]:
     """A supervisor takes an attempt for dead, rightly or not, and gives its task back."""
-    if world.record is None:
+    record = decoded(world.record) if world.record else None
+    if record and record.state == "running":
+        yield written(world, release(world.record))
+    if record is None or record.is_replayed:
         for message, count in enumerate(world.delivered):
             for earlier in range(1, count + 1):
-                yield written(world, never_begun(Handout(message, world.consumer, earlier)))
-    elif decoded(world.record).state == "running":
-        yield written(world, release(world.record))
+                handout = Handout(message, world.consumer, earlier, world.generations[message])
+                if given_back := give_back(world.record, handout):
+                    yield written(world, given_back)
+
+
+def replays(world: World, rules: Rules) -> Iterator[World]:
+    """Somebody who replays takes his next step, or another one begins to."""
+    for index in range(len(world.operators)):
+        yield operated(world, index, rules)
+    if world.replays_left:
+        for letter in set(world.shelf):
+            operators = tuple(sorted((*world.operators, ("open", letter))))
+            yield world._replace(operators=operators, replays_left=world.replays_left - 1)
+
+
+# One step of one who replays a letter. What he reads and writes by compare-and-set is one step:
+# when the write loses he reads again.
+
+
+def operated(world: World, index: int, rules: Rules) -> World:
+    others = (*world.operators[:index], *world.operators[index + 1 :])
+    after, following = operation(world, world.operators[index], rules)
+    return after._replace(operators=tuple(sorted((*others, *following))))
+
+
+def operation(world: World, step: Step, rules: Rules) -> tuple[World, tuple[Step, ...]]:
+    """Return the world after the step, and what comes next: one step, or no more."""
+    match step:
+        case ("open", letter):
+            match rules.replay(decoded(world.record), plea(letter)):
+                case Reopen(record):
+                    is_there = stored(record) == world.record
+                    after = world if is_there else written(world, stored(record))
+                    return after._replace(kept=()), (("publish", letter, record.generation),)
+                case Superseded():
+                    return world, (("remove", letter),)
+                case _:
+                    return world, ()
+        case ("publish", letter, generation):
+            msg_id = f"task#{generation}"
+            if msg_id in world.window:
+                message = world.generations.index(generation)
+                return world, (("note", letter, generation, message, "duplicate"),)
+            after = world._replace(
+                queued=(*world.queued, True),
+                generations=(*world.generations, generation),
+                delivered=(*world.delivered, 0),
+                window=world.window | {msg_id},
+            )
+            return after, (("note", letter, generation, len(world.queued), "first"),)
+        case ("note", letter, generation, message, kind):
+            record = decoded(world.record)
+            if record.generation > generation or not record.is_unqueued:
+                return world, (("remove", letter),)
+            if kind == "duplicate" and not world.queued[message]:
+                return world, ()
+            noted = ledger.queue(record, message + 1, NOW)
+            return written(world, stored(noted)), (("remove", letter),)
+        case _:
+            left = list(world.shelf)
+            if step[1] in left:
+                left.remove(step[1])
+            return world._replace(shelf=tuple(left)), ()
 
 
 # One step of one attempt: what settlement does with a delivery, with the ledger's own verdicts.
@@ -353,7 +518,7 @@ def outcomes(
         case ("read" | "read again",):
             yield world, judged(rules.begin, world.revision, world.record, handout)
         case ("ask", revision, record, rival):
-            queued = world.queued[rival]
+            queued = world.queued[rival - 1]
             yield world, judged(rules.begin, revision, record, handout, rival_queued=queued)
         case ("write", *_):
             yield from writes(world, step, rules)
@@ -364,8 +529,8 @@ def outcomes(
                 yield world, (("write", revision, keep(record, handout), "go on"),)
         case ("announce", record):
             yield announced(world, record), (("letter", record),)
-        case ("letter", _):
-            yield lettered(world), (ACK,)
+        case ("letter", record):
+            yield lettered(world, record), (ACK,)
         case _:
             yield dequeue(world, handout.message), ()
 
@@ -409,16 +574,24 @@ def written(world: World, record: bytes) -> World:
 
 
 def announced(world: World, record: bytes) -> World:
-    if "result" in world.window:
+    ended = decoded(record)
+    msg_id = f"result#{ended.generation}"
+    if msg_id in world.window:
         return world
-    result = bytes(decoded(record).result)
-    return world._replace(results=(*world.results, result), window=world.window | {"result"})
+    result = (ended.generation, bytes(ended.result))
+    return world._replace(results=(*world.results, result), window=world.window | {msg_id})
 
 
-def lettered(world: World) -> World:
-    if "letter" in world.window:
+def lettered(world: World, record: bytes) -> World:
+    generation = decoded(record).generation
+    msg_id = f"letter#{generation}"
+    if msg_id in world.window:
         return world
-    return world._replace(letters=world.letters + 1, window=world.window | {"letter"})
+    return world._replace(
+        letters=(*world.letters, generation),
+        shelf=(*world.shelf, generation),
+        window=world.window | {msg_id},
+    )
 
 
 # The ledger's own functions, on records as they are stored.
@@ -482,15 +655,24 @@ def release(record: bytes) -> bytes:
 
 
 @cache
-def never_begun(handout: Handout) -> bytes:
-    return stored(ledger.never_begun(claim(handout)))
+def give_back(record: Stored, handout: Handout) -> Stored:
+    found = decoded(record) if record else None
+    match ledger.give_back(found, claim(handout)):
+        case Release(given_back):
+            return stored(given_back)
+        case _:
+            return None
+
+
+def plea(letter: int) -> Plea:
+    return Plea(task_id="t", generation=letter, stream_seq=1, content="hash", now=NOW)
 
 
 def claim(handout: Handout) -> Claim:
     return Claim(
         task_id="t",
         source=Source(
-            stream_seq=handout.message,
+            stream_seq=handout.message + 1,
             consumer="default",
             consumer_created=handout.consumer,
             num_delivered=handout.count,
@@ -499,6 +681,7 @@ def claim(handout: Handout) -> Claim:
         agent_id="default-0",
         lease="-".join(map(str, handout)),
         now=NOW,
+        generation=handout.generation,
     )
 
 
