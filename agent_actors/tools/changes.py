@@ -31,6 +31,8 @@ MAX_BASE_BYTES = 256 * 1024 * 1024
 MAX_NOW_BYTES = 64 * 1024 * 1024
 MAX_DIFF_BYTES = 4 * 1024 * 1024
 MAX_IGNORE_BYTES = 256 * 1024
+MAX_IGNORE_FILES = 1_000
+MAX_ALL_IGNORE_BYTES = 8 * 1024 * 1024
 IGNORE_FILE = ".gitignore"
 LEFT_BY_PYTHON = "__pycache__"  # after each run of a test; nobody wants to see it
 
@@ -114,7 +116,7 @@ class Changes:
     ) -> dict[str, Any]:
         if before and not self._shadow.has_base:
             raise GitFailed("what the task has found could not be kept for comparison")
-        ignored = self._ignored(scan, [path for path in changed if path not in before])
+        ignored = self._ignored(scan, [path for path in changed if path not in before], notes)
         wanted = [scan.entries[path] for path in changed if path not in ignored]
         self._shadow.import_now(deleted, self._contents(wanted, MAX_NOW_BYTES))
         diff, total_bytes = self._shadow.diff(MAX_DIFF_BYTES)
@@ -142,14 +144,33 @@ class Changes:
             return {}
         return dict(msgspec.msgpack.decode(data, type=list[tuple[bytes, Seen]]))
 
-    def _ignored(self, scan: Scan, new: list[bytes]) -> frozenset[bytes]:
+    def _ignored(self, scan: Scan, new: list[bytes], notes: list[str]) -> frozenset[bytes]:
         """Return which of the new files the agent's .gitignore files leave out."""
-        ignore_files = {
-            path: self._read(entry, MAX_IGNORE_BYTES)
+        found = [
+            (path, entry)
             for path, entry in scan.entries.items()
             if entry.parts[-1] == IGNORE_FILE and entry.kind == "file"
-        }
-        return self._shadow.ignored(new, ignore_files) if ignore_files else frozenset()
+        ]
+        ignore_files = self._ignore_files(found)
+        if len(ignore_files) < len(found):
+            notes.append(
+                f"only {len(ignore_files)} of {len(found)} .gitignore files were heeded, those "
+                f"nearest the top: at most {MAX_IGNORE_FILES}, and {MAX_ALL_IGNORE_BYTES} bytes"
+            )
+        return self._shadow.ignored(new, ignore_files) if new and ignore_files else frozenset()
+
+    def _ignore_files(self, found: list[tuple[bytes, Entry]]) -> dict[bytes, bytes]:
+        """Return what stands in them, as far as there is room: an agent can write very many."""
+        contents: dict[bytes, bytes] = {}
+        room = MAX_ALL_IGNORE_BYTES
+        found.sort(key=lambda item: len(item[1].parts))
+        for path, entry in found[:MAX_IGNORE_FILES]:
+            self._stop.check()
+            if min(entry.status.st_size, MAX_IGNORE_BYTES) > room:
+                break
+            contents[path] = self._read(entry, min(room, MAX_IGNORE_BYTES))
+            room -= len(contents[path])
+        return contents
 
     def _contents(self, entries: Iterable[Entry], budget: int) -> Iterator[tuple[bytes, Content]]:
         """Yield what is in the files, as far as the budget goes: then, only that they changed."""

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -225,6 +226,44 @@ async def test_a_file_that_became_a_folder_and_one_that_became_a_link(workspace:
         ("b", "added", 1, 0),
         ("b/c", "deleted", 0, 1),
     ]
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MAX_IGNORE_FILES", 2), ("MAX_ALL_IGNORE_BYTES", 9)])
+async def test_only_so_much_of_gitignore_is_heeded_and_that_is_said(
+    workspace: Workspace, monkeypatch, limit: str, value: int
+):
+    for folder in ("z", "a/deep", "."):
+        (workspace.path / folder).mkdir(parents=True, exist_ok=True)
+        (workspace.path / folder / ".gitignore").write_text("*.o\n")
+    (workspace.path / "a/deep/.gitignore").write_text("*.log\n")
+    for name in ("z/b.o", "a/deep/c.o", "a/deep/d.log"):
+        (workspace.path / name).write_text("x\n")
+    assert "diff_notes" not in await workspace.artifacts()
+    monkeypatch.setattr(changes, limit, value)
+    artifacts = await workspace.artifacts()
+    assert [file[0] for file in listed(artifacts)] == [
+        ".gitignore",
+        "a/deep/.gitignore",
+        "a/deep/d.log",
+        "z/.gitignore",
+    ]
+    (note,) = artifacts["diff_notes"]
+    assert note.startswith("only 2 of 3 .gitignore files were heeded")
+
+
+async def test_very_many_sparse_gitignore_files_cost_little_memory(workspace: Workspace):
+    for number in range(200):
+        (workspace.path / str(number)).mkdir()
+        with (workspace.path / f"{number}/.gitignore").open("wb") as file:
+            file.truncate(256 * 1024)
+    tracemalloc.start()
+    try:
+        artifacts = await workspace.artifacts()
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert "only 32 of 200" in artifacts["diff_notes"][0]
+    assert peak_bytes < 32 * 1024 * 1024
 
 
 async def test_big_and_binary_files_are_only_named(workspace: Workspace):
