@@ -4,7 +4,8 @@ The map of the package, in the order in which a task travels:
 
     contract      what is on the wire: tasks, results, subjects, headers
     supervisor    starts and stops pools, and answers who asks
-    pool          pulls tasks and hands them out; dispatch keeps its books, breaker stops it
+    pool          pulls tasks and hands them out; dispatch keeps its books, breaker stops it,
+                  watching (of processes) finds the actors that are lost
     actor         works on many tasks at once
     settlement    one delivery, from beginning to exactly one result; reading, leases, ledger,
                   disposition, announcement and oversize each hold a part of that promise

@@ -19,10 +19,13 @@ from msgspec import Struct
 from agent_actors.config import Config, PoolConfig
 from agent_actors.patience import until_built
 from agent_actors.ports import Acknowledger, ActorReport, Delivery
+from agent_actors.processes import this_process
 
 log = structlog.get_logger()
 
-POLL_S = 5.0
+LONGEST_POLL_S = 5.0
+# An actor that lives answers so often in the time after which it counts as hung.
+POLLS_BEFORE_HUNG = 3
 # Among the ids of settled deliveries: there is other news.
 OTHER_NEWS = ""
 GIVE_BACK_S = 5.0
@@ -93,6 +96,8 @@ class AgentActor:
         self._settings = settings
         self._incarnation = uuid.uuid4().hex
         self._slots = settings.pool.slots
+        self._process = this_process()
+        self._poll_s = min(LONGEST_POLL_S, settings.pool.hang_timeout_s / POLLS_BEFORE_HUNG)
         self._version = 0
         self._held: dict[str, Held] = {}
         self._news: defaultdict[str, asyncio.Queue[str]] = defaultdict(asyncio.Queue)
@@ -106,7 +111,7 @@ class AgentActor:
         parts = await asyncio.shield(self._parts)
         self._news[supervisor_id] = asyncio.Queue()  # a poll of its predecessor gets nothing more
         mine = [held.delivery for held in self._held.values() if held.owner == supervisor_id]
-        return self._report(held=mine, sandbox=parts.sandbox)
+        return self._report(held=mine, sandbox=parts.sandbox, process=self._process)
 
     async def submit(self, supervisor_id: str, batch: Sequence[Delivery]) -> ActorReport:
         """Take what there are slots for, and return at once."""
@@ -121,7 +126,7 @@ class AgentActor:
         """Return all that was settled since the last call; wait a while for news of any kind."""
         news = self._news[supervisor_id]
         try:
-            async with asyncio.timeout(POLL_S):
+            async with asyncio.timeout(self._poll_s):
                 finished = [await news.get()]
         except TimeoutError:
             return self._report()
@@ -200,6 +205,7 @@ class AgentActor:
         finished: Sequence[str] = (),
         held: Sequence[Delivery] = (),
         sandbox: str = "",
+        process: str = "",
     ) -> ActorReport:
         return ActorReport(
             incarnation=self._incarnation,
@@ -212,4 +218,5 @@ class AgentActor:
             finished=list(finished),
             held=list(held),
             sandbox=sandbox,
+            process=process,
         )

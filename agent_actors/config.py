@@ -235,6 +235,15 @@ class PoolConfig(Section, frozen=True, kw_only=True):
             "another; actors give one every third of it.",
         ),
     ] = 30.0
+    hang_timeout_s: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=MAX_SECONDS,
+            description="An actor that is silent for so long hangs: it is killed and replaced, and "
+            "its tasks go to others at once.",
+        ),
+    ] = 10.0
     stop_grace_s: Annotated[
         float,
         Meta(ge=0, le=MAX_SECONDS, description="How long stopping waits for running tasks."),

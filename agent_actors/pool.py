@@ -32,6 +32,7 @@ from agent_actors.ports import (
     TaskSource,
 )
 from agent_actors.reading import read
+from agent_actors.watching import WatchedActor
 
 log = structlog.get_logger()
 
@@ -204,15 +205,15 @@ class PoolSupervisor:
     async def _listen(self, agent_id: str, group: asyncio.TaskGroup) -> None:
         """Follow one actor through its lives."""
         while True:
-            handle = await self._greet(agent_id)
-            try:
-                while self._dispatcher.finished(agent_id, await handle.completions(self._id)):
-                    self._wake.set()
-            except ActorLost as error:
-                self._lose(agent_id, error, group)
+            with await self._greet(agent_id) as actor:
+                try:
+                    while self._dispatcher.finished(agent_id, await actor.completions(self._id)):
+                        self._wake.set()
+                except ActorLost as error:
+                    self._lose(agent_id, error, group)
 
-    async def _greet(self, agent_id: str) -> ActorHandle:
-        """Return a handle on the actor once it has said what it holds and has room for."""
+    async def _greet(self, agent_id: str) -> WatchedActor:
+        """Return the actor, watched, once it has said what it holds and has room for."""
         pause_s = FIRST_PAUSE_S
         while True:
             try:
@@ -228,7 +229,7 @@ class PoolSupervisor:
         self._handles[agent_id] = handle
         self._wake.set()
         await self._announce_progress()
-        return handle
+        return WatchedActor(handle, report.process, self._pool.hang_timeout_s)
 
     def _lose(self, agent_id: str, error: ActorLost, group: asyncio.TaskGroup) -> None:
         lost = self._dispatcher.lose(agent_id)

@@ -393,8 +393,9 @@ class ActorReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an actor says of itself in each of its answers.
 
     `incarnation` changes when the actor is restarted, `version` grows with each change of its
-    slots. `refused` and `finished` are ids of deliveries; `held` and `sandbox` are filled by
-    `hello` only. `model_away`: none of the model's endpoints can be reached.
+    slots. `refused` and `finished` are ids of deliveries. `model_away`: none of the model's
+    endpoints can be reached. `held`, `sandbox` and `process` (as `processes` tells it) are filled
+    by `hello` only.
     """
 
     incarnation: str
@@ -407,6 +408,7 @@ class ActorReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     finished: list[str] = []
     held: list[Delivery] = []
     sandbox: str = ""
+    process: str = ""
 
 
 class ActorHandle(Protocol):
@@ -422,6 +424,10 @@ class ActorHandle(Protocol):
 
     async def completions(self, supervisor_id: str) -> ActorReport:
         """Wait until something of this supervisor's is settled; return all that is."""
+        ...
+
+    async def kill(self) -> None:
+        """End the actor's process at once; another one takes its place."""
         ...
 
     async def stop(self, grace_s: float) -> None:

@@ -32,9 +32,9 @@ from agent_actors.supervisor import Supervisor
 
 SUPERVISOR_NAME = "supervisor"
 STOP_MARGIN_S = 30.0
-# Several times what an actor's poll takes when nothing happens (`actor.POLL_S`): one that is
-# silent for longer hangs, and its tasks go to others.
-ANSWER_TIMEOUT_S = 30.0
+# For taking deliveries, which an actor does at once. Whether it hangs is found by its silence
+# in `completions` (`watching`), much earlier.
+SUBMIT_TIMEOUT_S = 30.0
 
 ray = cast("Any", typed_ray)  # half of Ray's public functions have unknown parts in their types
 RemoteSupervisor = ray.remote(Supervisor)
@@ -189,11 +189,15 @@ class RayActorHandle:
 
     async def submit(self, supervisor_id: str, batch: Sequence[Delivery]) -> ActorReport:
         """Hand over deliveries."""
-        return await self._call(ANSWER_TIMEOUT_S, self._actor.submit, supervisor_id, batch)
+        return await self._call(SUBMIT_TIMEOUT_S, self._actor.submit, supervisor_id, batch)
 
     async def completions(self, supervisor_id: str) -> ActorReport:
         """Wait for news."""
-        return await self._call(ANSWER_TIMEOUT_S, self._actor.completions, supervisor_id)
+        return await self._call(None, self._actor.completions, supervisor_id)
+
+    async def kill(self) -> None:
+        """End the actor's process; Ray starts another."""
+        await asyncio.to_thread(ray.kill, self._actor, no_restart=False)
 
     async def stop(self, grace_s: float) -> None:
         """Drain the actor, and end it for good."""

@@ -6,6 +6,7 @@ Everything is real but for one call that is followed, or not even begun, by SIGK
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from functools import partial
 from itertools import count
@@ -39,8 +40,15 @@ TURN_POINTS = (
     "after a call that wrote",
     "after the last turn",
 )
+# Longer than any test.
+HANG_S = 1_000
 # What the call has in it at which an actor dies.
 FATAL = "the fatal line"
+
+
+def hanging_actor(task_id: str, marker: Path) -> Build:
+    """Return a `build` whose actors block their event loop with this task, the first time only."""
+    return partial(_build, "mid-strategy", task_id, partial(_hang_once, marker))
 
 
 def crashing_actor(point: str, task_id: str, marker: Path, lost: Path | None = None) -> Build:
@@ -138,10 +146,20 @@ def _wrap(
 
 
 def _die_once(marker: Path, lost: Path | None) -> None:
+    if _is_first(marker):
+        if lost:
+            shutil.rmtree(lost)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _hang_once(marker: Path) -> None:
+    if _is_first(marker):
+        time.sleep(HANG_S)
+
+
+def _is_first(marker: Path) -> bool:
     try:
         marker.touch(exist_ok=False)
     except FileExistsError:
-        return
-    if lost:
-        shutil.rmtree(lost)
-    os.kill(os.getpid(), signal.SIGKILL)
+        return False
+    return True

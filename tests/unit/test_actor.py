@@ -7,7 +7,6 @@ import pytest
 from support.fakes import Wire, delivery
 from support.until import until
 
-from agent_actors import actor as actor_module
 from agent_actors import patience
 from agent_actors.actor import ActorParts, ActorSettings, AgentActor
 from agent_actors.config import Config, PoolConfig
@@ -45,8 +44,8 @@ class Setting:
         self.wire = Wire()
         self.closed = asyncio.Event()
         self.trouble: list[Exception] = []
-        pool = PoolConfig(slots=2, ack_wait_s=1.0)
-        config = Config(pools={"dev": pool})
+        self.pool = PoolConfig(slots=2, ack_wait_s=1.0, hang_timeout_s=1.0)
+        config = Config(pools={"dev": self.pool})
         settings = ActorSettings(agent_id="dev-0", pool_name="dev", config=config)
         self.actor = AgentActor(settings, self.build)
 
@@ -104,11 +103,12 @@ async def test_completions_wait_until_something_is_settled(setting: Setting):
     assert report.free == 1
 
 
-async def test_completions_answer_after_a_while_with_nothing(
-    setting: Setting, monkeypatch: pytest.MonkeyPatch
+async def test_completions_answer_several_times_before_the_actor_would_count_as_hung(
+    setting: Setting,
 ):
-    monkeypatch.setattr(actor_module, "POLL_S", 0.01)
-    assert (await setting.actor.completions("s")).finished == []
+    async with asyncio.timeout(setting.pool.hang_timeout_s * 0.7):
+        assert (await setting.actor.completions("s")).finished == []
+        assert (await setting.actor.completions("s")).finished == []
 
 
 async def test_every_supervisor_hears_at_once_that_the_model_is_away_and_that_it_is_back(
