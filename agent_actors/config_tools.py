@@ -170,8 +170,8 @@ class SandboxConfig(Section, frozen=True, kw_only=True):
     first_uid: Annotated[
         Positive,
         Meta(
-            description="When the service runs as root, each workspace gets a user id of its own "
-            "from here on."
+            description="When the service runs as root, each workspace gets a user id of its own: "
+            "one of the 65,536 from here on, which nobody else may use."
         ),
     ] = 2_000_000_000
 
