@@ -409,6 +409,8 @@ def _standing(status: TaskStatus) -> str:
     match status.state:
         case "unknown":
             return "no agent has begun it; `agent-actors status` tells whether the service runs"
+        case "waiting" if not status.attempt:
+            return "it waits for an agent"
         case "waiting":
             return f"attempt {status.attempt} ended without an answer, it waits for the next"
         case _:

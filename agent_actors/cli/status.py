@@ -66,7 +66,7 @@ def _show_task(task: TaskStatus) -> None:
         return
     meaning = {
         "running": f"attempt {task.attempt}, on {task.agent_id}",
-        "waiting": f"after attempt {task.attempt}, for the next",
+        "waiting": f"after attempt {task.attempt}, for the next" if task.attempt else "for an agent",
         "unknown": "no agent has begun it, or there is no such task",
     }
     click.echo(f"{task.task_id} {task.state}  ({meaning[task.state]})")

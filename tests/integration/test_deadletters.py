@@ -33,6 +33,7 @@ from agent_actors.errors import (
     DeadLetterRefused,
     PermissionDenied,
     PublishFailed,
+    ResultTimeout,
 )
 from agent_actors.execution import PROPOSAL, ExecuteAgentTask
 from agent_actors.leases import Leases
@@ -236,6 +237,17 @@ async def test_a_replayed_task_runs_anew_and_has_one_result_more(pool: Pool):
     record = await pool.record()
     assert (record.generation, record.attempt, record.failures) == (1, 1, 0)
     await until(pool.queue_is_empty)
+
+
+async def test_whoever_asks_for_the_result_waits_for_the_new_one(pool: Pool):
+    await pool.client.replay(await pool.dead_letter())
+    with pytest.raises(
+        ResultTimeout, match=r"t-1 has no result after 0\.2 s: it waits for an agen"
+    ):
+        await pool.client.result("t-1", timeout_s=0.2)
+    pool.answers = Scripted("an answer")
+    assert await pool.settle_next() == "completed"
+    assert (await pool.client.result("t-1", timeout_s=10)).success
 
 
 async def test_a_task_may_be_replayed_again_and_again(pool: Pool):
