@@ -1,11 +1,14 @@
-"""`python -m chaos`: what `scripts/chaos` runs. Exit code 1 says that an invariant was broken."""
+"""`python -m chaos`: what `scripts/chaos` runs. Exit code 1 says that something did not hold."""
 
 import asyncio
 import os
 import secrets
 import signal
 import sys
+from collections.abc import Coroutine
+from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any, TypedDict, Unpack
 
 import click
 
@@ -14,36 +17,87 @@ from agent_actors.local.run_folder import run_folder
 from agent_actors.observe.logs import configure_logs
 
 FOLDER_VARIABLE = "AGENT_ACTORS_CHAOS_DIR"
+USUAL_RATE, SOAK_RATE = 15.0, 200.0
+USUAL_MINUTES, SOAK_MINUTES = 1.0, 30.0
+
+_POSITIVE = click.FloatRange(min=0, min_open=True)
+
+
+class Options(TypedDict):
+    """What the command line gives."""
+
+    seed: int | None
+    minutes: float | None
+    rate: float | None
+    cluster: bool
+    report: bool
+    soak: bool
+    json_file: Path | None
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--seed", type=int, help="Seed of load and faults; by default a fresh one.")
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="How long.")
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Tasks a second.")
+@click.option("--minutes", type=_POSITIVE, help="How long: 1, with --soak 30.")
+@click.option("--rate", type=_POSITIVE, help="Tasks a second: 15, with --soak 200.")
 @click.option("--cluster", is_flag=True, help="Three nats-servers, streams with three replicas.")
-def main(seed: int | None, minutes: float | None, rate: float | None, cluster: bool) -> None:  # noqa: FBT001 - a flag of the command line
-    """Run the whole service under faults, and judge what came of it."""
+@click.option("--report", is_flag=True, help="Measure how fast the service recovers, instead.")
+@click.option("--soak", is_flag=True, help="Load without faults, watching memory, instead.")
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where --report and --soak write their numbers, beside the table.",
+)
+def main(**options: Unpack[Options]) -> None:
+    """Run the whole service under faults, and judge what came of it.
+
+    Everything runs on this machine and is gone afterwards. Exit code 1: an invariant was broken,
+    or a target missed; the seed and the command that repeats the run are told.
+    """
     prepare_local_ray()
     os.environ["RAY_AUTH_MODE"] = "token"
     configure_logs("chaos", level="error")
     # A shell starts background jobs with SIGINT ignored; asyncio makes a cancellation of it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Ray reads its environment when it is imported.
-    from chaos.run import ChaosFailed, run
+    from chaos.stage import ChaosFailed
+    from chaos.telling import say
 
-    seed = secrets.randbelow(1_000_000) if seed is None else seed
-    minutes, rate = minutes or 1.0, rate or 15.0
-    click.echo(f"seed {seed}, {minutes:g} minutes, {rate:g} tasks/s")
-    again = f"scripts/chaos --seed {seed} --minutes {minutes:g} --rate {rate:g}"
+    seed = secrets.randbelow(1_000_000) if options["seed"] is None else options["seed"]
+    minutes = options["minutes"] or (SOAK_MINUTES if options["soak"] else USUAL_MINUTES)
+    rate = options["rate"] or (SOAK_RATE if options["soak"] else USUAL_RATE)
+    say(f"seed {seed}, {minutes:g} minutes, {rate:g} tasks/s")
     try:
         with run_folder(FOLDER_VARIABLE, keep_after=ChaosFailed) as folder:
-            asyncio.run(run(Path(folder), seed=seed, minutes=minutes, rate=rate, cluster=cluster))
+            # Ray prints a paragraph for each process that we kill.
+            with (folder / "driver.log").open("w") as log, redirect_stdout(log):
+                asyncio.run(_work(folder, seed, minutes, rate, options))
+            if options["soak"] or options["report"]:
+                return
     except ChaosFailed:
-        click.echo(f"\nFAILED. To repeat it:  {again}{' --cluster' * cluster}")
+        flags = "".join(f" --{name}" for name in ("cluster", "report", "soak") if options[name])
+        again = f"scripts/chaos --seed {seed} --minutes {minutes:g} --rate {rate:g}{flags}"
+        say(f"\nFAILED. To repeat it:  {again}")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
-    click.echo(f"\nAll invariants hold (seed {seed}).")
+    say(f"\nAll invariants hold (seed {seed}).")
+
+
+def _work(
+    folder: Path, seed: int, minutes: float, rate: float, options: Options
+) -> Coroutine[Any, Any, None]:
+    """Return what the command line asks for."""
+    from chaos.report import report
+    from chaos.run import run
+    from chaos.soak import soak
+
+    cluster, json_file = options["cluster"], options["json_file"]
+    if options["soak"]:
+        return soak(folder, minutes=minutes, rate=rate, json_file=json_file)
+    if options["report"]:
+        return report(folder, cluster=cluster, json_file=json_file)
+    return run(folder, seed=seed, minutes=minutes, rate=rate, cluster=cluster)
 
 
 if __name__ == "__main__":

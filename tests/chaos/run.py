@@ -18,18 +18,14 @@ from chaos.recording import (
     watch_processes,
 )
 from chaos.schedule import PlannedFault, schedule
-from chaos.stage import HASTY, Stage, say, standing_stage
-from chaos.telling import SHOWN_LOG_LINES, broken, story, summary
+from chaos.stage import HASTY, ChaosFailed, Stage, standing_stage
+from chaos.telling import SHOWN_LOG_LINES, broken, say, story, summary
 from msgspec.structs import replace
 
 QUIET_TIMEOUT_S = 60.0
 TELL_EVERY_S = 5.0
 # For publishing what waits still, and for faults to heal, once the time is over.
 END_TIMEOUT_S = 60.0
-
-
-class ChaosFailed(Exception):
-    """An invariant was broken; what broke it has been told."""
 
 
 async def run(folder: Path, *, seed: int, minutes: float, rate: float, cluster: bool) -> None:

@@ -7,7 +7,6 @@ import asyncio
 import os
 import secrets
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -41,6 +40,7 @@ from agent_actors.config_types import Secret
 from agent_actors.local.model_server.serving import RunningModelServer, running_model_server
 from agent_actors.local.model_server.settings import Behaviour, Latency, ModelServerSettings
 
+TESTS = Path(__file__).resolve().parents[1]
 USER = "chaos"
 POOL = "default"
 # Ray has room for as many actors as this asks for: two services beside each other.
@@ -50,12 +50,20 @@ SUPERVISOR, ACTOR = "ray::Supervisor", "ray::AgentActor"
 SECRET_VARIABLE = "AGENT_ACTORS_CHAOS_SECRET"  # a name, no secret
 
 
+class ChaosFailed(Exception):
+    """Something did not hold, and has been told."""
+
+
 class Setting(Struct, frozen=True, kw_only=True):
-    """What a stage is set up with; `tapped` puts the proxies between the parts."""
+    """What a stage is set up with; `tapped` puts the proxies between the parts.
+
+    `kept_requests` is how many requests the model server remembers.
+    """
 
     seed: int = 0
     cluster: bool = False
     tapped: bool = True
+    kept_requests: int = 1_000_000
     latency: Latency = Latency(first_token_ms=300.0, spread=0.8)
     pool: PoolConfig = PoolConfig()
     vllm: VllmConfig = VllmConfig()
@@ -162,7 +170,7 @@ def _prepare_environment(stage: Stage) -> None:
     stage.folder.chmod(0o711)  # the users of workspaces pass through
     os.environ |= {
         "HOME": str(stage.folder),
-        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}",
         SECRET_VARIABLE: stage.secrets["environment variable"],
     }
 
@@ -195,10 +203,11 @@ async def _start_model(stage: Stage, stack: AsyncExitStack) -> None:
         api_key=Secret(stage.secrets["vLLM key"]),
         seed=stage.setting.seed,
         script=model_script(),
-        keep_requests=1_000_000,
+        keep_requests=stage.setting.kept_requests,
     )
     stage.model = await stack.enter_async_context(running_model_server(settings))
-    _keep_times(stage)
+    if stage.setting.tapped:
+        _keep_times(stage)
     stage.model_proxy = await stack.enter_async_context(TcpProxy(_port(stage.model.url)))
 
 
@@ -247,9 +256,3 @@ async def _provision(stage: Stage, stack: AsyncExitStack) -> None:
 
 def _port(url: str) -> int:
     return int(url.rpartition(":")[2])
-
-
-def say(line: str) -> None:
-    """Tell the user."""
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()

@@ -1,9 +1,12 @@
 """What the user reads: a line now and then, tables at the end, the whole story of a broken task."""
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
+from pathlib import Path
 
+import msgspec
 from chaos.history import History
 from chaos.invariants import INVARIANTS, Violation
 
@@ -80,6 +83,19 @@ def table(rows: Iterable[Sequence[str]]) -> Iterator[str]:
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         yield "  " + "  ".join(cells).rstrip()
+
+
+def tell_numbers(numbers: object, json_file: Path | None) -> None:
+    """Print the numbers as JSON, and write them to the file if there is one."""
+    text = msgspec.json.encode(numbers).decode()
+    say(f"\n{text}")
+    if json_file:
+        json_file.write_text(text + "\n")
+
+
+def say(line: str) -> None:
+    """Tell the user, wherever others' prints may go."""
+    print(line, file=sys.__stdout__, flush=True)
 
 
 def _row(name: str, text: str) -> Iterator[str]:
