@@ -64,9 +64,10 @@ def _show_task(task: TaskStatus) -> None:
     if task.result:
         show_result(task.result)
         return
+    next_one = f"after attempt {task.attempt}, for the next" if task.attempt else "for an agent"
     meaning = {
         "running": f"attempt {task.attempt}, on {task.agent_id}",
-        "waiting": f"after attempt {task.attempt}, for the next" if task.attempt else "for an agent",
+        "waiting": next_one,
         "unknown": "no agent has begun it, or there is no such task",
     }
     click.echo(f"{task.task_id} {task.state}  ({meaning[task.state]})")
