@@ -14,10 +14,12 @@ from support.until import until
 from support.workspaces import Agent, workspaces_in
 
 from agent_actors.tools import finding, shadow, stoppable
+from agent_actors.tools.beneath import Beneath
 from agent_actors.tools.changes import Changes
+from agent_actors.tools.registry import ToolOutput
 from agent_actors.tools.stoppable import GivenUp, Stop, Work
 from agent_actors.tools.threads import Threads
-from agent_actors.tools.workspace import Workspace
+from agent_actors.tools.workspace import MAX_SEARCHES, Workspace
 
 SLEEP = (sys.executable, "-c", "import time; time.sleep(600)")
 
@@ -62,45 +64,53 @@ async def test_the_threads_of_the_event_loop_are_left_to_others(tmp_path: Path):
     await workspaces.sweep()
 
 
-async def test_slow_searches_of_one_task_hold_up_no_other_task(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(finding, "SEARCH_TIME_S", 3.0)
+@pytest.fixture
+def begun(free: Event, monkeypatch) -> list[str]:
+    """Searches for "slow" go on until they are freed; what has begun is told here."""
+    search, begun = finding._search, list[str]()
+
+    def search_slowly(files: Beneath, arguments: finding.SearchInFiles) -> ToolOutput:
+        if arguments.pattern == "slow":
+            begun.append(arguments.path)
+            free.wait()
+        return search(files, arguments)
+
+    monkeypatch.setattr(finding, "_search", search_slowly)
+    return begun
+
+
+async def test_slow_searches_of_one_task_hold_up_no_other_task(
+    tmp_path: Path, begun: list[str], free: Event
+):
     workspaces = workspaces_in(tmp_path)
     slow, other = [Agent(await workspaces.make(task)) for task in ("slow", "other")]
-    (slow.path / "a.txt").write_text("a" * 64 + "!\n")
-    (other.path / "a.txt").write_text("needle\n")
-    searches = [
-        asyncio.ensure_future(slow.use("search_in_files", pattern="(a|aa)+$")) for _ in range(20)
-    ]
-    await asyncio.wait(searches, timeout=0.2)
-    assert "needle" in await other.use("search_in_files", pattern="needle")
-    assert "needle" in await other.use("read_file", path="a.txt")
-    assert "needle" in (await other.workspace.artifacts())["diff"]
-    assert "a.txt" in await slow.use("list_files")
-    assert not any(search.done() for search in searches)
-    for search in searches:
-        search.cancel()
-    await asyncio.wait(searches)
+    searches = asyncio.gather(*(slow.use("search_in_files", pattern="slow") for _ in range(20)))
+    await until(lambda: len(begun) == MAX_SEARCHES)
+    async with asyncio.timeout(30):
+        await other.use("write_file", path="a.txt", content="needle\n")
+        assert "needle" in await other.use("search_in_files", pattern="needle")
+        assert "needle" in (await other.workspace.artifacts())["diff"]
+        assert "0 entries" in await slow.use("list_files")
+    assert len(begun) == MAX_SEARCHES
+    free.set()
+    assert len(await searches) == 20
     for agent in (slow, other):
         agent.workspace.close()
 
 
-async def test_slow_searches_of_many_tasks_hold_up_only_searches(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(finding, "SEARCH_TIME_S", 2.0)
+async def test_slow_searches_of_many_tasks_hold_up_only_searches(
+    tmp_path: Path, begun: list[str], free: Event
+):
     workspaces = workspaces_in(tmp_path)
     *many, other = [Agent(await workspaces.make(f"task-{number}")) for number in range(13)]
-    for agent in many:
-        (agent.path / "a.txt").write_text("a" * 64 + "!\n")
-    searches = [
-        asyncio.ensure_future(agent.use("search_in_files", pattern="(a|aa)+$"))
-        for agent in many * 2
-    ]
-    await asyncio.wait(searches, timeout=0.2)
-    await other.use("write_file", path="a.txt", content="needle\n")
-    assert "needle" in (await other.workspace.artifacts())["diff"]
-    assert not any(search.done() for search in searches)
-    for search in searches:
-        search.cancel()
-    await asyncio.wait(searches)
+    calls = [agent.use("search_in_files", pattern="slow") for agent in many * MAX_SEARCHES]
+    searches = asyncio.gather(*calls)
+    await until(lambda: len(begun) >= 8)
+    async with asyncio.timeout(30):
+        await other.use("write_file", path="a.txt", content="needle\n")
+        assert "needle" in (await other.workspace.artifacts())["diff"]
+    free.set()
+    assert len(await searches) == 24
     for agent in (*many, other):
         agent.workspace.close()
 

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from threading import Event
 from typing import IO
 
 import pytest
@@ -16,6 +17,7 @@ from support.workspaces import FIRST_UID, names_in, workspaces_in
 
 from agent_actors.errors import WorkspaceUnavailable
 from agent_actors.tools import roots, uids
+from agent_actors.tools import workspace as workspace_module
 from agent_actors.tools.removal import remove_tree
 from agent_actors.tools.uids import UidRegister
 from agent_actors.tools.workspace import WorkspaceId
@@ -416,13 +418,23 @@ async def test_a_folder_removed_while_its_lock_was_taken_is_not_opened(
     assert await workspaces.reopen(workspace.id) is None
 
 
-async def test_a_cancelled_make_holds_nothing(tmp_path: Path):
+async def test_a_cancelled_make_holds_nothing(tmp_path: Path, monkeypatch):
+    begun, go_on = Event(), Event()
+    write_record = workspace_module._write_record
+
+    def write_record_later(*args: object) -> None:
+        begun.set()
+        go_on.wait()
+        write_record(*args)
+
+    monkeypatch.setattr(workspace_module, "_write_record", write_record_later)
     workspaces = workspaces_in(tmp_path)
     making = asyncio.create_task(workspaces.make("task-1"))
-    await asyncio.sleep(0)  # into the thread
+    await until(begun.is_set)
     making.cancel()
     with pytest.raises(asyncio.CancelledError):
         await making
+    go_on.set()
     await until(lambda: bool([*tmp_path.glob("default/task-1/*/record")]))
 
     async def is_cleared_away() -> bool:
