@@ -101,7 +101,8 @@ class AgentActor:
         self._version = 0
         self._held: dict[str, Held] = {}
         self._news: defaultdict[str, asyncio.Queue[str]] = defaultdict(asyncio.Queue)
-        self._stopping = False
+        self._stop: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
         self._model_away = False
         self._parts = asyncio.create_task(self._built(build))
         self._heartbeat = asyncio.create_task(self._beat())
@@ -135,25 +136,37 @@ class AgentActor:
         return self._report(finished=[id_ for id_ in finished if id_ != OTHER_NEWS])
 
     async def stop(self, grace_s: float) -> None:
-        """Take nothing more, finish what ends within `grace_s`, give back the rest, close."""
-        self._stopping = True
-        self._version += 1
+        """Take nothing more, finish what ends within `grace_s`, give back the rest, close.
+
+        Told again meanwhile, whichever time is over first counts.
+        """
         log.info("actor.stopping", running=len(self._held), grace_s=grace_s)
+        asyncio.get_running_loop().call_later(grace_s, self._hurry.set)
+        if not self._stop:
+            self._version += 1
+            self._stop = asyncio.create_task(self._end())
+        await asyncio.shield(self._stop)
+
+    @property
+    def _free(self) -> int:
+        return 0 if self._stop else max(0, self._slots - len(self._held))
+
+    async def _end(self) -> None:
         if not self._parts.done():
             self._parts.cancel()
             return
         parts = self._parts.result()
-        await self._wait_for_settlements(grace_s)
+        hurry = asyncio.create_task(self._hurry.wait())
+        settlements = asyncio.create_task(self._wait_for_settlements())
+        await asyncio.wait([hurry, settlements], return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
         parts.settle.give_back()
-        await self._wait_for_settlements(GIVE_BACK_S)
+        await asyncio.wait([settlements], timeout=GIVE_BACK_S)
+        settlements.cancel()
         self._heartbeat.cancel()
         await parts.settle.cleared()
         await parts.close()
         log.info("actor.stopped", unsettled=len(self._held))
-
-    @property
-    def _free(self) -> int:
-        return 0 if self._stopping else max(0, self._slots - len(self._held))
 
     async def _built(self, build: Build) -> ActorParts:
         parts = await until_built(partial(build, self._settings), self._settings.agent_id)
@@ -186,10 +199,9 @@ class AgentActor:
         if not settlement.cancelled() and (error := settlement.exception()):
             log.error("task.unsettled", stream_seq=delivery.source.stream_seq, exc_info=error)
 
-    async def _wait_for_settlements(self, timeout_s: float) -> None:
+    async def _wait_for_settlements(self) -> None:
         if self._held:
-            running = [held.settlement for held in self._held.values()]
-            await asyncio.wait(running, timeout=timeout_s)
+            await asyncio.wait([held.settlement for held in self._held.values()])
 
     async def _beat(self) -> None:
         """Tell JetStream every third of `ack_wait_s` what is still being worked on."""

@@ -34,6 +34,8 @@ from agent_actors.contract import (
     AgentTask,
     ArtifactRef,
     DeadLetter,
+    DrainReply,
+    DrainRequest,
     PoolStatus,
     Replay,
     ResultRequest,
@@ -201,6 +203,18 @@ class AgentClient:
     async def service_status(self) -> ServiceStatus:
         """Return what the service is doing. Raises ServiceUnreachable, PublishFailed."""
         return msgspec.json.decode(await self._ask("status"), type=ServiceStatus)
+
+    async def drain(
+        self, cluster: str, *, grace_s: float | None = None, only_ask: bool = False
+    ) -> DrainReply:
+        """Have the service of a cluster, by its `ray.namespace`, end its tasks and itself.
+
+        Returns at once; `grace_s` is how long running tasks may take, else the pools' own
+        `stop_grace_s`. With `only_ask` it only tells whether that is under way. Raises
+        ServiceUnreachable when no service runs, PublishFailed when none of that cluster answers.
+        """
+        request = encode(DrainRequest(cluster=cluster, grace_s=grace_s, only_ask=only_ask))
+        return msgspec.json.decode(await self._ask("drain", request), type=DrainReply)
 
     async def artifact(self, ref: ArtifactRef | dict[str, Any]) -> bytes:
         """Return a part of a result that was too big for it, checked against its SHA-256.

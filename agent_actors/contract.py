@@ -286,6 +286,26 @@ class ResultRequest(Struct, frozen=True, kw_only=True):
     task_id: str
 
 
+class DrainRequest(Struct, frozen=True, kw_only=True):
+    """What `agent.control.drain` is asked; only the service of this `cluster` answers.
+
+    That is its Ray namespace. `grace_s` unset is each pool's `stop_grace_s`; asked again with
+    less, the service hurries. `only_ask` changes nothing.
+    """
+
+    cluster: str
+    only_ask: bool = False
+    grace_s: Annotated[float, Meta(ge=0, le=MAX_SECONDS)] | None = None
+
+
+class DrainReply(Struct, frozen=True, kw_only=True):
+    """Whether the service drains: then nothing more is pulled, and what is `running` may finish."""
+
+    cluster: str
+    draining: bool
+    running: int
+
+
 class TaskStatus(Struct, frozen=True, kw_only=True):
     """Where a task stands; `unknown` is one that no agent has begun, or that never was."""
 

@@ -36,7 +36,7 @@ from agent_actors.watching import WatchedActor
 
 log = structlog.get_logger()
 
-Endpoint = Callable[[bytes], Awaitable[bytes]]
+Endpoint = Callable[[bytes], Awaitable[bytes | None]]
 OnDelivery = Callable[[Delivery], None]
 OnIdle = Callable[[], None]
 OpenSource = Callable[[str, OnDelivery, OnIdle], Awaitable[TaskSource]]
@@ -82,6 +82,9 @@ class PoolSupervisor:
         self._source: TaskSource | None = None
         self._trouble = ""
         self._work: asyncio.Task[Any] | None = None
+        self._stop: asyncio.Task[None] | None = None
+        self._grace_s = pool.stop_grace_s
+        self._actors_told = False
         self._sends: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -105,19 +108,22 @@ class PoolSupervisor:
                 lambda: self._source and len(self._handles) == self._pool.actors
             )
 
+    @property
+    def running(self) -> int:
+        """Tasks that the actors have."""
+        return sum(len(actor.held) for actor in self._dispatcher.actors.values())
+
     async def stop(self, grace_s: float | None) -> None:
-        """Drain: pull nothing more, and end the actors once they have finished or given back."""
-        if self._source:
-            await self._source.close()
-        if self._sends:
-            await asyncio.wait(self._sends, timeout=SENDS_TIMEOUT_S)
-        if self._work:
-            self._work.cancel()
-        for delivery in self._inbox:
-            await self._parts.acks.nak(delivery)
-        grace_s = self._pool.stop_grace_s if grace_s is None else grace_s
-        stops = (self._stop_actor(handle, grace_s) for handle in self._handles.values())
-        await asyncio.gather(*stops)
+        """Drain: pull nothing more, and end the actors once they have finished or given back.
+
+        Told again meanwhile, it goes on with the new time of grace.
+        """
+        self._grace_s = self._pool.stop_grace_s if grace_s is None else grace_s
+        if not self._stop:
+            self._stop = asyncio.create_task(self._drain())
+        elif self._actors_told:
+            await self._stop_actors()
+        await asyncio.shield(self._stop)
 
     async def status(self) -> PoolStatus:
         """Return the pool as it stands, with what waits in NATS if NATS answers."""
@@ -128,6 +134,8 @@ class PoolSupervisor:
             state = "stalled" if reason else "running"
             if not reason and self._breaker.is_open:
                 state, reason = "paused", MODEL_UNAVAILABLE
+            if self._stop:
+                state = "draining"
             try:
                 backlog = await self._source.backlog()
                 pending, unacked = backlog.pending, backlog.unacked
@@ -265,9 +273,24 @@ class PoolSupervisor:
             await asyncio.sleep(self._pool.heartbeat_s)
             await self._parts.acks.in_progress(self._inbox)
 
-    async def _stop_actor(self, handle: ActorHandle, grace_s: float) -> None:
+    async def _drain(self) -> None:
+        if self._source:
+            await self._source.close()
+        if self._sends:
+            await asyncio.wait(self._sends, timeout=SENDS_TIMEOUT_S)
+        if self._work:
+            self._work.cancel()
+        for delivery in self._inbox:
+            await self._parts.acks.nak(delivery)
+        self._actors_told = True
+        await self._stop_actors()
+
+    async def _stop_actors(self) -> None:
+        await asyncio.gather(*(self._stop_actor(handle) for handle in self._handles.values()))
+
+    async def _stop_actor(self, handle: ActorHandle) -> None:
         try:
-            await handle.stop(grace_s)
+            await handle.stop(self._grace_s)
         except ActorLost as error:
             self._log.warning("actor.lost", error=str(error))
 

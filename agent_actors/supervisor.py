@@ -15,6 +15,8 @@ import structlog
 from agent_actors import __version__
 from agent_actors.config import Config
 from agent_actors.contract import (
+    DrainReply,
+    DrainRequest,
     ResultRequest,
     ServiceStatus,
     check_task_id,
@@ -29,6 +31,9 @@ from agent_actors.ports import LedgerStore
 
 log = structlog.get_logger()
 
+# How long a drained supervisor stays, so that whoever waits for that hears of it.
+LINGER_S = 2.0
+
 Build = Callable[[Config], Awaitable[SupervisorParts]]
 
 
@@ -36,11 +41,18 @@ class Supervisor:
     """All pools of one configuration. Its `__init__` must run inside its event loop.
 
     `supervisor_id` stays the same when it is restarted: its actors then tell it, in their
-    answer to `hello`, what they still hold of its predecessor's deliveries.
+    answer to `hello`, what they still hold of its predecessor's deliveries. `on_drained` is to
+    end the process for good, and what is left of the actors, once a drain that was asked for
+    over NATS has ended.
     """
 
     def __init__(
-        self, config: Config, supervisor_id: str, build: Build, on_crash: Callable[[], None]
+        self,
+        config: Config,
+        supervisor_id: str,
+        build: Build,
+        on_crash: Callable[[], None],
+        on_drained: Callable[[], None],
     ) -> None:
         self._config = config
         self._id = supervisor_id
@@ -49,6 +61,11 @@ class Supervisor:
         self._pools: dict[str, PoolSupervisor] = {}
         self._up = asyncio.Event()
         self._on_crash = on_crash
+        self._on_drained = on_drained
+        self._stop: asyncio.Task[None] | None = None
+        self._hurry: asyncio.Task[None] | None = None
+        self._drain: asyncio.Task[None] | None = None
+        self._drained = asyncio.Event()
         self._running = asyncio.create_task(self._run())
         self._running.add_done_callback(self._ended)
 
@@ -67,13 +84,36 @@ class Supervisor:
         )
 
     async def stop(self, grace_s: float | None = None) -> None:
-        """Pull nothing more, let actors finish what they can, give back the rest, end them."""
-        log.info("supervisor.stopping")
+        """Pull nothing more, let actors finish what they can, give back the rest, end them.
+
+        Told again meanwhile, it hurries: the time of grace is the new one.
+        """
+        log.info("supervisor.stopping", grace_s=grace_s)
+        if not self._stop:
+            self._stop = asyncio.create_task(self._end(grace_s))
+        elif self._up.is_set():
+            await self._stop_pools(grace_s)
+        await asyncio.shield(self._stop)
+
+    async def drained(self) -> None:
+        """Return once a drain that was asked for over NATS has ended."""
+        await self._drained.wait()
+
+    async def _end(self, grace_s: float | None) -> None:
         if self._up.is_set():
-            await asyncio.gather(*(pool.stop(grace_s) for pool in self._pools.values()))
+            await self._stop_pools(grace_s)
         self._running.cancel()
         await asyncio.wait([self._running])
         log.info("supervisor.stopped")
+
+    async def _stop_pools(self, grace_s: float | None) -> None:
+        await asyncio.gather(*(pool.stop(grace_s) for pool in self._pools.values()))
+
+    async def _end_drained(self, grace_s: float | None) -> None:
+        await self.stop(grace_s)
+        self._drained.set()
+        await asyncio.sleep(LINGER_S)
+        self._on_drained()
 
     async def _run(self) -> None:
         parts = await until_built(partial(self._build, self._config), "supervisor")
@@ -102,10 +142,27 @@ class Supervisor:
         async def pools(_: bytes) -> bytes:
             return encode((await self.status()).pools)
 
+        async def drain(request: bytes) -> bytes | None:
+            wanted = msgspec.json.decode(request, type=DrainRequest)
+            if wanted.cluster != self._config.ray.namespace:
+                return None
+            if not wanted.only_ask:
+                self._begin_drain(wanted.grace_s)
+            running = sum(pool.running for pool in self._pools.values())
+            draining = self._stop is not None or self._drain is not None
+            return encode(DrainReply(cluster=wanted.cluster, draining=draining, running=running))
+
         async def result(request: bytes) -> bytes:
             task_id = msgspec.json.decode(request, type=ResultRequest).task_id
             check_task_id(task_id)
             stored = await store.read(task_key(task_id))
             return encode(status_of(task_id, stored.record))
 
-        return {"status": status, "pools": pools, "result": result}
+        return {"status": status, "pools": pools, "result": result, "drain": drain}
+
+    def _begin_drain(self, grace_s: float | None) -> None:
+        """Drain in the background; asked again, only a time of grace that is named counts."""
+        if not self._drain:
+            self._drain = asyncio.create_task(self._end_drained(grace_s))
+        elif grace_s is not None:
+            self._hurry = asyncio.create_task(self.stop(grace_s))

@@ -64,21 +64,31 @@ class Service:
         return self._get(self._supervisor.status.remote(), timeout_s)
 
     def stop(self, grace_s: float | None = None) -> None:
-        """Drain, and leave no Ray actor behind, whether they answer or not."""
+        """Drain, and leave no Ray actor behind, whether they answer or not.
+
+        Raises ServiceUnreachable. Interrupted, it leaves the service draining: `stop` again to
+        hurry it, or `kill`.
+        """
         longest_s = max(pool.stop_grace_s for pool in self._config.pools.values())
         limit_s = STOP_MARGIN_S + (longest_s if grace_s is None else grace_s)
         try:
             self._get(self._supervisor.stop.remote(grace_s), limit_s)
-        finally:
+        except ServiceUnreachable:
             self.kill()
+            raise
+        self.kill()
+
+    async def drained(self) -> None:
+        """Return once somebody has drained the service over NATS. Raises ServiceUnreachable."""
+        try:
+            await self._supervisor.drained.remote()
+        except RayError as error:
+            raise ServiceUnreachable(f"the supervisor does not answer: {error}") from error
 
     def kill(self) -> None:
         """End the supervisor, then every actor, at once; JetStream hands out again what ran."""
         ray.kill(self._supervisor, no_restart=True)
-        namespace = self._config.ray.namespace
-        for pool_name, pool in self._config.pools.items():
-            for index in range(pool.actors):
-                _kill_named(f"{pool_name}-{index}", namespace)
+        _kill_actors(self._config)
 
     def _get(self, reference: Any, timeout_s: float) -> Any:  # noqa: ANN401 - Ray's answers are untyped
         try:
@@ -131,6 +141,7 @@ def start_service(config: Config, *, build_actor: BuildActor = build_agent_actor
         f"{namespace}/{SUPERVISOR_NAME}",
         partial(build_supervisor, build_actor),
         end_process,
+        partial(_leave, config),
     )
     return Service(supervisor, config)
 
@@ -232,6 +243,18 @@ def _options(name: str, namespace: str, resources: Resources) -> dict[str, Any]:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _leave(config: Config) -> None:
+    """End the supervisor whose process this is for good, and whatever is left of its actors."""
+    _kill_actors(config)
+    ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
+
+
+def _kill_actors(config: Config) -> None:
+    for pool_name, pool in config.pools.items():
+        for index in range(pool.actors):
+            _kill_named(f"{pool_name}-{index}", config.ray.namespace)
 
 
 def _kill_named(name: str, namespace: str) -> None:

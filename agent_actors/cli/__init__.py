@@ -33,6 +33,7 @@ COMMANDS = {
     "watch": Home("cli.watch", "watch", "Show results as they come."),
     "pools": Home("cli.status", "pools", "Show the pools and what waits for them."),
     "deadletter": Home("cli.deadletter", "deadletter", "Show, replay or discard dead letters."),
+    "drain": Home("cli.drain", "drain", "Stop the service; running tasks may finish."),
     "provision": Home(
         "cli.provision", "provision", "Make streams, buckets and consumers in JetStream."
     ),

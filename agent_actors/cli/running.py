@@ -60,9 +60,10 @@ def run_service(
     watch_also: Callable[[], Coroutine[Any, Any, object]],
     ready_within_s: float | None = None,
 ) -> None:
-    """Start the service, or find the one that runs, and stay until a signal drains and stops it.
+    """Start the service, or find the one that runs, and stay until it is drained.
 
-    Raises KeyboardInterrupt then; ServiceUnreachable when it does not get ready in time, or is
+    Returns when somebody else has drained it; a signal does so too, and raises KeyboardInterrupt
+    when that is done. Raises ServiceUnreachable when it does not get ready in time, or is
     lost, or when `watch_also` raises it.
     """
     service = start_service(config)
@@ -70,6 +71,7 @@ def run_service(
         _wait_until_ready(service, ready_within_s)
         say_ready(service.status())
         runner.run(_watch(service, watch_also))
+        service.kill()
     except KeyboardInterrupt:
         _drain(service)
         raise
@@ -133,7 +135,25 @@ def _what_is_missing(service: Service) -> str:
 
 
 async def _watch(service: Service, watch_also: Callable[[], Coroutine[Any, Any, object]]) -> None:
-    await asyncio.gather(_until_lost(service), watch_also())
+    """Return once the service is drained; raise what ends it otherwise."""
+    drained = asyncio.ensure_future(_until_drained(service))
+    trouble = asyncio.gather(_until_lost(service), watch_also())
+    try:
+        await asyncio.wait([drained, trouble], return_when=asyncio.FIRST_COMPLETED)
+        await (drained if drained.done() else trouble)
+    finally:
+        drained.cancel()
+        trouble.cancel()
+        await asyncio.wait([drained, trouble])
+
+
+async def _until_drained(service: Service) -> None:
+    """Wait for that; a supervisor that died meanwhile is asked again when it is back."""
+    while True:
+        try:
+            return await service.drained()
+        except ServiceUnreachable:
+            await asyncio.sleep(ASK_EVERY_S)
 
 
 async def _until_lost(service: Service) -> None:
@@ -152,12 +172,22 @@ async def _until_lost(service: Service) -> None:
 
 
 def _drain(service: Service) -> None:
+    """Stop the service; a second signal has it give its tasks back now, a third kills it."""
     click.echo(
-        "Stopping: running tasks may finish; another signal ends them now, to run again later.",
+        "Stopping: running tasks may finish; another signal gives them back now, to run later.",
         err=True,
     )
     try:
         service.stop()
     except KeyboardInterrupt:
-        log.warning("service.killed")
+        _hurry(service)
     ignore_stop_signals()
+
+
+def _hurry(service: Service) -> None:
+    click.echo("Giving back what runs; another signal ends it all at once.", err=True)
+    try:
+        service.stop(0.0)
+    except KeyboardInterrupt:
+        service.kill()
+        log.warning("service.killed")

@@ -203,6 +203,17 @@ async def test_what_runs_is_reported_as_in_progress_every_third_of_ack_wait(sett
     assert ("in_progress", [ONE, TWO]) in setting.wire.log
 
 
+async def test_stopping_told_again_gives_back_once_the_shorter_time_is_over(setting: Setting):
+    await setting.actor.submit("s", [ONE])
+    await until(lambda: ONE.id in setting.work.gates)
+    patient = asyncio.create_task(setting.actor.stop(60))
+    await asyncio.sleep(0)
+    await asyncio.wait_for(setting.actor.stop(0), 5)
+    await patient
+    assert setting.closed.is_set()
+    assert setting.wire.verbs.count("in_progress") == 0
+
+
 async def test_stopping_waits_for_what_runs_and_takes_nothing_more(setting: Setting):
     await setting.actor.submit("s", [ONE])
     await asyncio.sleep(0)

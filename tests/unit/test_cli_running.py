@@ -28,7 +28,9 @@ class ScriptedService:
         self.ready = list(ready)
         self.statuses = list(status)
         self.stopping: list[Outcome] = []
-        self.stops = 0
+        self.stops: list[float | None] = []
+        self.kills = 0
+        self.is_drained = False
 
     def wait_ready(self, timeout_s: float) -> None:
         _play(self.ready)
@@ -37,9 +39,16 @@ class ScriptedService:
         _play(self.statuses)
         return STATUS
 
-    def stop(self) -> None:
-        self.stops += 1
+    def stop(self, grace_s: float | None = None) -> None:
+        self.stops.append(grace_s)
         _play(self.stopping)
+
+    def kill(self) -> None:
+        self.kills += 1
+
+    async def drained(self) -> None:
+        if not self.is_drained:
+            await asyncio.Event().wait()
 
 
 def _play(script: list[Outcome]) -> None:
@@ -97,7 +106,7 @@ def test_a_signal_drains_the_service_once(stage: Stage):
     with pytest.raises(KeyboardInterrupt):
         stage.run(service, watched=signal.SIGINT)
     assert stage.said == [STATUS]
-    assert service.stops == 1
+    assert service.stops == [None]
 
 
 def test_a_signal_before_it_is_ready_drains_it_too(stage: Stage):
@@ -105,26 +114,44 @@ def test_a_signal_before_it_is_ready_drains_it_too(stage: Stage):
     with pytest.raises(KeyboardInterrupt):
         stage.run(service)
     assert stage.said == []
-    assert service.stops == 1
+    assert service.stops == [None]
 
 
-def test_a_second_signal_ends_the_draining_and_a_third_changes_nothing(stage: Stage):
+def test_a_second_signal_has_tasks_given_back_now(stage: Stage):
     service = ScriptedService()
     service.stopping = [signal.SIGINT]
+    with until_signalled():
+        stage.run(service, watched=signal.SIGINT)
+    assert service.stops == [None, 0.0]
+    assert service.kills == 0
+
+
+def test_a_third_signal_kills_and_a_fourth_changes_nothing(stage: Stage):
+    service = ScriptedService()
+    service.stopping = [signal.SIGINT, signal.SIGINT]
     with until_signalled():
         try:
             stage.run(service, watched=signal.SIGINT)
         finally:
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGINT)
-    assert service.stops == 1
+    assert service.stops == [None, 0.0]
+    assert service.kills == 1
+
+
+def test_it_ends_in_good_order_when_somebody_else_has_drained_the_service(stage: Stage):
+    service = ScriptedService()
+    service.is_drained = True
+    stage.run(service)
+    assert stage.said == [STATUS]
+    assert (service.stops, service.kills) == ([], 1)
 
 
 def test_an_error_leaves_the_service_as_it_is(stage: Stage):
     service = ScriptedService()
     with pytest.raises(ServiceUnreachable, match="a part has ended"):
         stage.run(service, watched=ServiceUnreachable("a part has ended"))
-    assert service.stops == 0
+    assert service.stops == []
 
 
 def test_it_waits_for_a_service_that_takes_its_time(stage: Stage):
@@ -166,4 +193,4 @@ def test_a_service_that_comes_back_is_kept(stage: Stage, monkeypatch: pytest.Mon
     service = ScriptedService(status=[None, silent, silent, None, signal.SIGINT])
     with pytest.raises(KeyboardInterrupt):
         stage.run(service)
-    assert service.stops == 1
+    assert service.stops == [None]

@@ -260,6 +260,8 @@ AgentResult: task_id! agent_id! role! status! success! duration_ms! timestamp! p
     usage=Usage
 TaskEvent: task_id! kind! time! agent_id="" attempt=0 detail={}
 ResultRequest: task_id!
+DrainRequest: cluster! only_ask=false grace_s=null
+DrainReply: cluster! draining! running!
 TaskStatus: task_id! state! attempt=0 agent_id="" result=null
 ActorStatus: agent_id! state! slots! slots_used! pid=0
 PoolStatus: name! subjects! state! reason="" actors=[] slots=0 slots_used=0 pending=-1 unacked=-1

@@ -1,18 +1,21 @@
 """A pool's supervisor without Ray and NATS: pulling, handing out, and what dies with an actor."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 from support.fakes import MemoryLedger, Queue, Wire, delivery, noon
 from support.until import until
 
+from agent_actors import supervisor as supervisor_module
 from agent_actors.config import Config, PoolConfig
+from agent_actors.contract import DrainReply, DrainRequest, encode
 from agent_actors.errors import ActorLost, AgentActorsError, StreamMissing
 from agent_actors.leases import Leases
 from agent_actors.ledger import Claim
-from agent_actors.pool import SupervisorParts
+from agent_actors.pool import Endpoint, SupervisorParts
 from agent_actors.ports import ActorReport, Backlog, Delivery, Stored
 from agent_actors.reading import read
 from agent_actors.supervisor import Supervisor
@@ -63,6 +66,8 @@ class Actor:
         self.got: asyncio.Queue[list[Delivery]] = asyncio.Queue()
         self.news: asyncio.Queue[list[str] | ActorLost] = asyncio.Queue()
         self.stopped_with: float | None = None
+        self.may_stop = asyncio.Event()
+        self.may_stop.set()
         self.model_away = False
 
     def report(self, **news: Any) -> ActorReport:
@@ -91,8 +96,13 @@ class Actor:
             raise news
         return self.report(finished=news)
 
+    async def kill(self) -> None: ...
+
     async def stop(self, grace_s: float) -> None:
         self.stopped_with = grace_s
+        if grace_s == 0:
+            self.may_stop.set()
+        await self.may_stop.wait()
 
     def settle(self, *deliveries: Delivery) -> None:
         self.held = [each for each in self.held if each not in deliveries]
@@ -117,7 +127,10 @@ class Setting:
         self.crashed = asyncio.Event()
         pool = PoolConfig(actors=actors, slots=slots, stop_grace_s=3, ack_wait_s=1.0)
         config = Config(pools={"dev": pool})
-        self.supervisor = Supervisor(config, "s", self.build, self.crashed.set)
+        self.drained = asyncio.Event()
+        self.supervisor = Supervisor(
+            config, "s", self.build, on_crash=self.crashed.set, on_drained=self.drained.set
+        )
 
     async def build(self, _: Config) -> SupervisorParts:
         return SupervisorParts(
@@ -141,8 +154,13 @@ class Setting:
         self.opened.set()
         return self.source
 
-    async def serve_control(self, endpoints: object) -> None:
+    async def serve_control(self, endpoints: Mapping[str, Endpoint]) -> None:
         self.endpoints = endpoints
+
+    async def ask_to_drain(self, **wanted: Any) -> DrainReply | None:
+        request = DrainRequest(**{"cluster": "agent-actors", **wanted})
+        answer = await self.endpoints["drain"](encode(request))
+        return None if answer is None else msgspec.json.decode(answer, type=DrainReply)
 
 
 @pytest.fixture
@@ -325,6 +343,46 @@ async def test_stopping_stops_the_actors_with_the_pools_grace():
     assert setting.source.closed
     assert [actor.stopped_with for actor in setting.actors.values()] == [3, 3]
     assert "close" in setting.wire.verbs
+
+
+async def test_a_stop_told_again_hurries_the_first_one():
+    setting = Setting()
+    actor = setting.actors["dev-0"]
+    actor.may_stop.clear()
+    await setting.supervisor.ready()
+    slow = asyncio.create_task(setting.supervisor.stop())
+    await until(lambda: actor.stopped_with == 3)
+    await asyncio.wait_for(setting.supervisor.stop(0), 5)
+    assert actor.stopped_with == 0
+    await slow
+    assert setting.wire.verbs.count("close") == 1
+
+
+async def test_a_drain_asked_for_over_nats_ends_the_process_once_it_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(supervisor_module, "LINGER_S", 0.0)
+    setting = Setting()
+    actor = setting.actors["dev-0"]
+    actor.may_stop.clear()
+    await setting.supervisor.ready()
+    await setting.source.asked.wait()
+    setting.source.deliver(delivery())
+    await actor.got.get()
+    drained = asyncio.create_task(setting.supervisor.drained())
+    assert await setting.ask_to_drain(cluster="another") is None
+    first = await setting.ask_to_drain(only_ask=True)
+    assert first == DrainReply(cluster="agent-actors", draining=False, running=1)
+    reply = await setting.ask_to_drain(grace_s=60.0)
+    assert reply == DrainReply(cluster="agent-actors", draining=True, running=1)
+    await until(lambda: actor.stopped_with == 60)
+    (pool,) = (await setting.supervisor.status()).pools
+    assert pool.state == "draining"
+    assert not drained.done()
+    await setting.ask_to_drain(grace_s=0.0)
+    await asyncio.wait_for(setting.drained.wait(), 5)
+    await drained
+    assert setting.source.closed
 
 
 async def test_a_restarted_supervisor_adopts_what_its_actors_hold():

@@ -15,11 +15,17 @@ from agent_actors.errors import AgentActorsError, InvalidTask
 
 BAD_REQUEST, UNAVAILABLE = "400", "503"
 
-Endpoint = Callable[[bytes], Awaitable[bytes]]
+# Their requests name whom they mean: every service hears them, and that one answers.
+ADDRESSED = frozenset({"drain"})
+
+Endpoint = Callable[[bytes], Awaitable[bytes | None]]
 
 
 async def serve_control(connection: Connection, endpoints: Mapping[str, Endpoint]) -> Service:
-    """Answer `agent.control.<endpoint>` until the returned service is stopped."""
+    """Answer `agent.control.<endpoint>` until the returned service is stopped.
+
+    An endpoint that returns nothing was not meant, and stays silent.
+    """
     service = await add_service(
         connection.nc,
         name=CONTROL_SERVICE,
@@ -28,7 +34,8 @@ async def serve_control(connection: Connection, endpoints: Mapping[str, Endpoint
     )
     group = service.add_group(name=CONTROL_GROUP)
     for name, endpoint in endpoints.items():
-        await group.add_endpoint(name=name, handler=_handler(endpoint))
+        queue_group = f"q.{service.id}" if name in ADDRESSED else None
+        await group.add_endpoint(name=name, handler=_handler(endpoint), queue_group=queue_group)
     return service
 
 
@@ -50,6 +57,7 @@ def _handler(endpoint: Endpoint) -> Callable[[Request], Awaitable[None]]:
         except AgentActorsError as error:
             await request.respond_error(UNAVAILABLE, str(error))
         else:
-            await request.respond(answer)
+            if answer is not None:
+                await request.respond(answer)
 
     return handle
