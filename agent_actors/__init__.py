@@ -9,7 +9,8 @@ The map of the package, in the order in which a task travels:
     actor         works on many tasks at once
     settlement    one delivery, from beginning to exactly one result; reading, leases, ledger,
                   disposition, announcement and oversize each hold a part of that promise
-    execution     one attempt: a strategy under a deadline; journal keeps its turns
+    execution     one attempt: a strategy under a deadline; journal keeps its turns, and attempts
+                  ends it when its task is cancelled
     strategies    the ways of working on a task: a proposal, or a loop of turns with tools
     tools         what an agent can call, in its workspace and a sandbox
     ports         what all of it needs of the outside, as Protocols

@@ -7,6 +7,7 @@ import structlog
 
 from agent_actors.actor import ActorParts, ActorSettings
 from agent_actors.adapters.jetstream.artifacts import JetStreamArtifacts
+from agent_actors.adapters.jetstream.cancels import hear_cancelled
 from agent_actors.adapters.jetstream.connection import connect
 from agent_actors.adapters.jetstream.publishing import NATSEvents, NATSResultPublisher
 from agent_actors.adapters.jetstream.records import JetStreamLedger
@@ -46,22 +47,23 @@ async def build_agent_actor(settings: ActorSettings) -> ActorParts:
         opened.push_async_callback(client.close)
         workbench = await Workbench.open(settings.pool_name, settings.pool)
         opened.push_async_callback(workbench.close)
+        acks = JetStreamAcks(connection)
+        settle = SettleDelivery(
+            agent_id=settings.agent_id,
+            pool_name=settings.pool_name,
+            pool=settings.pool,
+            max_payload_bytes=connection.nc.max_payload,
+            execute=execute_agent_task(client, workbench),
+            leases=Leases(JetStreamLedger(connection), JetStreamTaskQueue(connection), utc_now),
+            publisher=NATSResultPublisher(connection=connection),
+            acks=acks,
+            artifacts=JetStreamArtifacts(connection),
+            events=NATSEvents(connection),
+            clock=utc_now,
+            clear_away=workbench.clear_away,
+        )
+        await hear_cancelled(connection, settle.cancel)
         close = opened.pop_all().aclose
-    acks = JetStreamAcks(connection)
-    settle = SettleDelivery(
-        agent_id=settings.agent_id,
-        pool_name=settings.pool_name,
-        pool=settings.pool,
-        max_payload_bytes=connection.nc.max_payload,
-        execute=execute_agent_task(client, workbench),
-        leases=Leases(JetStreamLedger(connection), JetStreamTaskQueue(connection), utc_now),
-        publisher=NATSResultPublisher(connection=connection),
-        acks=acks,
-        artifacts=JetStreamArtifacts(connection),
-        events=NATSEvents(connection),
-        clock=utc_now,
-        clear_away=workbench.clear_away,
-    )
     return ActorParts(
         settle=settle,
         acks=acks,

@@ -33,6 +33,8 @@ from agent_actors.contract import (
     AgentResult,
     AgentTask,
     ArtifactRef,
+    CancelReply,
+    CancelRequest,
     DeadLetter,
     DrainReply,
     DrainRequest,
@@ -167,6 +169,20 @@ class AgentClient:
             except PermissionDenied:
                 raise nobody from None
         return status_of(task_id, stored.record)
+
+    async def cancel(self, task_id: str) -> CancelReply:
+        """Have the task end as `Cancelled`, once, wherever it is; say what it has come to.
+
+        A running one is stopped at once, one that waits fails when it is handed out, and an id
+        that nobody has seen yet is kept for as long as the ledger keeps records. Asking twice
+        does no harm; a task that has ended stays as it is.
+
+        Raises ServiceUnreachable when no service runs, PublishFailed without an answer: whether
+        it is cancelled is not known then.
+        """
+        check_task_id(task_id)
+        request = encode(CancelRequest(task_id=task_id))
+        return msgspec.json.decode(await self._ask("cancel", request), type=CancelReply)
 
     def watch(self, task_id: str | None = None) -> "Watch[AgentResult]":
         """Return results as they are announced from now on, of one task or of all.
@@ -360,6 +376,10 @@ class SubmittedTask:
         """Return where the task stands, as `AgentClient.status` does."""
         return await self._client.status(self.task_id)
 
+    async def cancel(self) -> CancelReply:
+        """Have the task end as `Cancelled`, as `AgentClient.cancel` does."""
+        return await self._client.cancel(self.task_id)
+
     def events(self) -> "Watch[TaskEvent]":
         """Return the task's live events from now on, as `AgentClient.events` does."""
         return self._client.events(self.task_id)
@@ -421,6 +441,8 @@ def _decoded(payload: bytes, kind: type[T]) -> T | None:
 
 def _standing(status: TaskStatus) -> str:
     match status.state:
+        case "unknown" if status.cancel_requested:
+            return "it is cancelled, and fails as such once it is handed out"
         case "unknown":
             return "no agent has begun it; `agent-actors status` tells whether the service runs"
         case "waiting" if not status.attempt:

@@ -31,6 +31,7 @@ COMPLETED_SUBJECT = "agent.response.completed"
 FAILED_SUBJECT = "agent.response.failed"
 DEADLETTER_PREFIX = "agent.deadletter."
 EVENT_PREFIX = "agent.events."
+CANCEL_PREFIX = "agent.cancel."
 
 CONTROL_SERVICE = "agent-actors"
 CONTROL_GROUP = "agent.control"
@@ -314,6 +315,27 @@ class TaskStatus(Struct, frozen=True, kw_only=True):
     attempt: int = 0
     agent_id: str = ""
     result: AgentResult | None = None
+    cancel_requested: bool = False
+
+
+CancelState = Literal["cancel_requested", "cancelled", "completed", "failed"]
+
+
+class CancelRequest(Struct, frozen=True, kw_only=True):
+    """What `agent.control.cancel` is asked."""
+
+    task_id: str
+
+
+class CancelReply(Struct, frozen=True, kw_only=True):
+    """What a cancel has come to; all but `cancel_requested` is how the task had ended before.
+
+    A task that nobody has begun, or that never was, is marked too: it fails as `Cancelled`
+    when it is handed out.
+    """
+
+    task_id: str
+    state: CancelState
 
 
 class ActorStatus(Struct, frozen=True, kw_only=True):
@@ -434,6 +456,11 @@ def response_subject(status: ResultStatus) -> str:
 def event_subject(task_id: str, kind: str) -> str:
     """Return the subject of a task's live events of one kind (`*` for all)."""
     return f"{EVENT_PREFIX}{task_key(task_id)}.{kind}"
+
+
+def cancel_subject(task_key: str) -> str:
+    """Return the subject on which agents hear that a task is cancelled (`*` for all)."""
+    return CANCEL_PREFIX + task_key
 
 
 def role_token(subject: str) -> str:

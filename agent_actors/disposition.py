@@ -5,6 +5,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from agent_actors.errors import (
+    Cancelled,
     InvalidTask,
     ModelUnavailable,
     PoisonTask,
@@ -53,6 +54,18 @@ class Retry(Struct, frozen=True):
 
 
 Disposition = Finish | Retry
+
+
+def refusal(record: TaskRecord, policy: RetryPolicy) -> TaskError | None:
+    """Return why a task that was handed out is not to run; None when it may."""
+    if record.cancelled:
+        return Cancelled()
+    if record.deaths >= policy.max_attempts:
+        return PoisonTask(
+            f"{record.deaths} actors died while they ran this task and nothing else; "
+            "their logs may tell of what"
+        )
+    return None
 
 
 def dispose(

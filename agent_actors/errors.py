@@ -147,6 +147,10 @@ class DeadlineExceeded(TaskError):
     """The task's absolute deadline has passed."""
 
 
+class Cancelled(TaskError):
+    """The task was cancelled."""
+
+
 class StrategyCrashed(TaskError):
     """A bug of ours ended the attempt; the log has the traceback."""
 

@@ -6,7 +6,7 @@ It knows no queue: a delivery from JetStream (`settlement`) and a call from a pr
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 
 import structlog
@@ -42,6 +42,13 @@ TOOLS = "tools"
 OF_THE_JOURNAL = (FencedOut, PermissionDenied, StreamMissing)
 
 
+StoppedFor = Callable[[], TaskError | None]
+
+
+def nothing() -> TaskError | None:
+    """Give no reason."""
+
+
 class Outcome(Struct, frozen=True):
     """What an attempt came to: always a result, and the failure that it tells of, if any."""
 
@@ -62,19 +69,27 @@ class ExecuteAgentTask:
         *,
         journal: Journal | None = None,
         progress: Progress = no_progress,
+        stopped_for: StoppedFor = nothing,
     ) -> Outcome:
         """Attempt the task; raises CancelledError, and what the journal raises.
 
-        With a journal the attempt goes on from what earlier ones have kept there.
+        With a journal the attempt goes on from what earlier ones have kept there. When it is
+        told to stop and `stopped_for` says why, that is the outcome, with what was done so far.
         """
         record = AttemptRecord(journal, progress)
         started = time.perf_counter()
-        failure = await self._attempt(request, record)
+        failure = await self._attempt(request, record, stopped_for)
         duration_ms = (time.perf_counter() - started) * 1_000
         result = _result(request, record, failure, round(duration_ms, 3), self._clock())
         return Outcome(result, failure)
 
-    async def _attempt(self, request: ExecutionRequest, record: AttemptRecord) -> TaskError | None:
+    def refuse(self, request: ExecutionRequest, failure: TaskError) -> Outcome:
+        """Return the outcome of a task that is not to be attempted any more."""
+        return Outcome(_result(request, AttemptRecord(), failure, 0.0, self._clock()), failure)
+
+    async def _attempt(
+        self, request: ExecutionRequest, record: AttemptRecord, stopped_for: StoppedFor
+    ) -> TaskError | None:
         timeout_s, late = self._time_left(request)
         limit = asyncio.timeout(timeout_s)
         try:
@@ -87,9 +102,11 @@ class ExecuteAgentTask:
         except TimeoutError as error:
             return late if limit.expired() else _crashed(error)
         except asyncio.CancelledError as error:
-            if _is_told_to_stop():
-                raise
-            return _crashed(error)
+            if not _is_told_to_stop():
+                return _crashed(error)
+            if reason := stopped_for():
+                return reason
+            raise
         except Exception as error:  # noqa: BLE001 - a strategy's bug must not lose its task
             return _crashed(error)
         return None

@@ -7,16 +7,17 @@ nothing more.
 """
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from functools import partial
 from itertools import count
+from typing import Any
 
 import msgspec
 import structlog
 from msgspec.structs import replace
 
 from agent_actors.contract import ArtifactRef
-from agent_actors.errors import ArtifactLost
+from agent_actors.errors import ArtifactLost, Cancelled
 from agent_actors.leases import Lease, Leases
 from agent_actors.patience import until_answered
 from agent_actors.ports import ArtifactStore
@@ -57,22 +58,26 @@ class LeaseJournal:
         """Return once the entry is stored; a cancellation does not stop what was begun.
 
         Waits for NATS as long as it is away. Raises FencedOut when another attempt has the
-        task; PermissionDenied, StreamMissing.
+        task; Cancelled when it was cancelled; PermissionDenied, StreamMissing.
         """
-        self._newest = asyncio.ensure_future(self._appended(self._newest, entry))
-        await asyncio.shield(self._newest)
+        await self._keep(self._appended(self._newest, entry))
 
     async def begin_anew(self, entry: bytes) -> None:
         """Return once the entry is stored in place of all before; else as `append`."""
-        self._newest = asyncio.ensure_future(self._begun_anew(self._newest, entry))
-        await asyncio.shield(self._newest)
+        await self._keep(self._begun_anew(self._newest, entry))
 
     async def newest(self) -> Lease:
         """Return the lease as the last entry left it, once it is known what became of that.
 
-        Raises what `append` raises.
+        Raises what `append` raises, but Cancelled: the lease tells.
         """
         return await self._newest
+
+    async def _keep(self, storing: Coroutine[Any, Any, Lease]) -> None:
+        self._newest = asyncio.ensure_future(storing)
+        lease = await asyncio.shield(self._newest)
+        if lease.record.cancelled:
+            raise Cancelled
 
     async def _appended(self, before: Awaitable[Lease], entry: bytes) -> Lease:
         lease = await before

@@ -6,12 +6,13 @@ record itself tells whose write it was.
 """
 
 from functools import partial
+from typing import NamedTuple
 
 from msgspec import Struct
 
 from agent_actors import ledger
 from agent_actors.contract import ArtifactRef, task_key
-from agent_actors.errors import FencedOut, PublishFailed
+from agent_actors.errors import AgentActorsError, FencedOut, PublishFailed
 from agent_actors.ledger import (
     AckCopy,
     Announce,
@@ -38,14 +39,33 @@ class Lease(Struct, frozen=True):
     revision: int
 
 
+class Written(NamedTuple):
+    """A record as it stands, and its revision."""
+
+    record: TaskRecord
+    revision: int
+
+
 # Pauses that add up to some ten seconds.
 LAG_READS = 10
 
 Begun = Lease | Announce | AckCopy | Stale | Conflict
 
 
+class CancelledMeanwhile(AgentActorsError):
+    """The task was cancelled while it ran: end it as such, under `lease`."""
+
+    def __init__(self, lease: Lease) -> None:
+        super().__init__()
+        self.lease = lease
+
+
 class Leases:
-    """Begins, commits and releases tasks in the ledger. Waits for NATS as long as it is away."""
+    """Begins, commits and releases tasks in the ledger. Waits for NATS as long as it is away.
+
+    A cancel changes the record under whoever has the task, and nothing but the mark; so what
+    is written over it next is written anew on top of it, or ends the task as cancelled.
+    """
 
     def __init__(self, store: LedgerStore, queue: TaskQueue, clock: Clock) -> None:
         self._store = store
@@ -64,12 +84,12 @@ class Leases:
                     rival_queued = await until_answered(holds)
                 case Run(record):
                     try:
-                        revision = await self._swap(key, record, stored.revision)
+                        mine = await self._swap(key, record, stored.revision)
                     except FencedOut:
                         stored = await self._read_past(key, stored.revision)
                         rival_queued = None
                     else:
-                        return Lease(key, record, revision)
+                        return Lease(key, mine.record, mine.revision)
                 case verdict:
                     return verdict
 
@@ -78,42 +98,85 @@ class Leases:
     ) -> Lease:
         """Store what the attempt has kept of its work; return the lease that counts from now on.
 
-        Raises FencedOut.
+        Its record tells whether the task is cancelled by now. Raises FencedOut.
         """
         record = ledger.keep(lease.record, turns, recent_turns, self._clock())
-        return Lease(lease.key, record, await self._swap(lease.key, record, lease.revision))
+        try:
+            return await self._replace(lease, record)
+        except CancelledMeanwhile as cancelled:
+            return await self.keep(cancelled.lease, turns, recent_turns)
 
     async def commit(
         self, lease: Lease, state: State, result: bytes, due: DeadLetterReason | None
     ) -> TaskRecord:
-        """Write the terminal record: the one commit point. Raises FencedOut."""
+        """Write the terminal record: the one commit point. Raises FencedOut, CancelledMeanwhile."""
         record = ledger.commit(lease.record, state, result, self._clock(), due)
-        await self._swap(lease.key, record, lease.revision)
-        return record
+        return (await self._replace(lease, record)).record
 
     async def release(
         self, lease: Lease, *, failed: bool = False, postponed: bool = False
     ) -> TaskRecord:
-        """Give the task back without a verdict. Raises FencedOut; only success may nak."""
-        record = ledger.release(lease.record, self._clock(), failed=failed, postponed=postponed)
-        await self._swap(lease.key, record, lease.revision)
-        return record
+        """Give the task back without a verdict; only success may nak.
 
-    async def give_back(self, claim: Claim) -> bool:
-        """Release what a dead actor, `claim.agent_id`, held; tell whether it is to be nak'd."""
+        Raises FencedOut, CancelledMeanwhile.
+        """
+        record = ledger.release(lease.record, self._clock(), failed=failed, postponed=postponed)
+        return (await self._replace(lease, record)).record
+
+    async def give_back(self, claim: Claim, *, alone: bool = False) -> bool:
+        """Release what a dead actor, `claim.agent_id`, held; tell whether it is to be nak'd.
+
+        What ran there is a suspect from now on. `alone` tells that nothing else did, so that
+        the death counts.
+        """
         key = task_key(claim.task_id)
         stored = await until_answered(lambda: self._store.read(key))
-        match ledger.give_back(stored.record, claim):
-            case Nak():
-                return True
-            case Stale():
-                return False
-            case Release(record):
-                try:
-                    await self._swap(key, record, stored.revision)
-                except FencedOut:
+        while True:
+            match ledger.give_back(stored.record, claim, alone=alone):
+                case Nak():
+                    return True
+                case Stale():
                     return False
-                return True
+                case Release(record):
+                    try:
+                        await self._swap(key, record, stored.revision)
+                    except FencedOut:
+                        before = stored.record
+                        stored = await self._read_past(key, stored.revision)
+                        if not ledger.was_cancelled_since(before, stored.record):
+                            return False
+                    else:
+                        return True
+
+    async def is_suspect(self, task_id: str) -> bool:
+        """Tell whether the task was running in an actor that died, and would run again."""
+        stored = await until_answered(lambda: self._store.read(task_key(task_id)))
+        return stored.record is not None and stored.record.is_suspect
+
+    async def is_cancelled(self, lease: Lease) -> bool:
+        """Tell whether the task is cancelled that this lease is for."""
+        stored = await until_answered(lambda: self._store.read(lease.key))
+        return ledger.was_marked(lease.record, stored.record)
+
+    async def cancel(self, task_id: str) -> TaskRecord:
+        """Mark the task, unless it has ended, and return its record as it stands then.
+
+        Raises PublishFailed when NATS does not answer: whether it is marked then is not known,
+        and asking again does no harm.
+        """
+        key = task_key(task_id)
+        pause_s = FIRST_PAUSE_S / 10
+        while True:
+            stored = await self._store.read(key)
+            marked = ledger.cancel(stored.record, task_id, self._clock())
+            if marked == stored.record:
+                return marked
+            try:
+                await self._store.write(key, marked, stored.revision)
+            except FencedOut:
+                pause_s = await pause(pause_s)
+            else:
+                return marked
 
     async def _expected(self, key: str, claim: Claim) -> Stored:
         """Guess that a first delivery has no record: the write finds out if it has."""
@@ -121,13 +184,28 @@ class Leases:
             return Stored(record=None, revision=0)
         return await until_answered(lambda: self._store.read(key))
 
-    async def _swap(self, key: str, record: TaskRecord, revision: int) -> int:
-        """Compare and set, until it is known whether it happened. Raises FencedOut."""
+    async def _replace(self, lease: Lease, record: TaskRecord) -> Lease:
+        """Write over the lease's record. Raises FencedOut, CancelledMeanwhile."""
+        try:
+            stored = await self._swap(lease.key, record, lease.revision)
+        except FencedOut:
+            stored = await self._read_past(lease.key, lease.revision)
+            if stored.record and ledger.was_marked(lease.record, stored.record):
+                marked = Lease(lease.key, stored.record, stored.revision)
+                raise CancelledMeanwhile(marked) from None
+            raise
+        return Lease(lease.key, stored.record, stored.revision)
+
+    async def _swap(self, key: str, record: TaskRecord, revision: int) -> "Written":
+        """Compare and set, until it is known whether it happened. Raises FencedOut.
+
+        What is returned may have been marked since.
+        """
         unsure = False
         pause_s = FIRST_PAUSE_S
         while True:
             try:
-                return await self._store.write(key, record, revision)
+                return Written(record, await self._store.write(key, record, revision))
             except PublishFailed:
                 unsure = True
                 pause_s = await pause(pause_s)
@@ -135,9 +213,9 @@ class Leases:
                 if not unsure:
                     raise
                 stored = await self._read_past(key, revision)
-                if stored.record != record:
+                if not stored.record or not ledger.was_written(record, stored.record):
                     raise
-                return stored.revision
+                return Written(stored.record, stored.revision)
 
     async def _read_past(self, key: str, revision: int) -> Stored:
         """Read until the record is newer than `revision`: a leader just elected may lag.

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from agent_actors.contract import AgentResult, ArtifactRef, TaskStatus
+from agent_actors.contract import AgentResult, ArtifactRef, CancelReply, CancelState, TaskStatus
 
 State = Literal["running", "waiting", "completed", "failed"]
 
@@ -50,7 +50,8 @@ class Source(Struct, frozen=True, kw_only=True):
         )
 
 
-# The source of a task that a replay has opened again and whose message is not queued yet.
+# The source of a record whose message is not known: a replay has not queued it yet, or the task
+# was cancelled before it came.
 UNQUEUED = Source(stream_seq=0, consumer="", consumer_created=0, num_delivered=0)
 
 
@@ -68,6 +69,8 @@ class TaskRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     `max_attempts`, `postponed` the times that the model was away. `lease` names the attempt
     that may commit; `content` is the hash of what was asked. `result` is the result's JSON.
     `turns` and `recent_turns` are what attempts have kept of their work; `journal` reads them.
+    `cancelled` asks whoever has the task, or is handed it, to end it. A `suspect` was running in
+    an actor that died; `deaths` counts those that died with nothing else in them.
     """
 
     task_id: str
@@ -85,6 +88,20 @@ class TaskRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     dead_letter: DeadLetterReason | None = None
     turns: list[ArtifactRef] = []
     recent_turns: list[bytes] = []
+    cancelled: bool = False
+    suspect: bool = False
+    deaths: int = 0
+
+    @property
+    def is_suspect(self) -> bool:
+        """It may have killed its actor, and would run again when it is handed out."""
+        return self.suspect and not self.cancelled and not self.is_terminal
+
+    @property
+    def is_awaited(self) -> bool:
+        """No task yet: its id was cancelled before it came, and any content may have it."""
+        unseen = self.source == UNQUEUED and self.generation == 0
+        return unseen and self.cancelled and self.state == "waiting"
 
     @property
     def is_terminal(self) -> bool:
@@ -165,8 +182,8 @@ def begin(found: TaskRecord | None, claim: Claim, *, rival_queued: bool | None =
 
     `rival_queued` answers an `AskQueue`: whether the other message is still in the stream.
     """
-    if found is None:
-        return Run(_running(claim))
+    if found is None or found.is_awaited:
+        return Run(_running(claim, found))
     if found.is_replayed and claim.generation == found.generation:
         return Run(_running(claim, found))
     if found.content != claim.content and not claim.source.is_same_message(found.source):
@@ -224,13 +241,16 @@ def release(
     )
 
 
-def give_back(found: TaskRecord | None, claim: Claim) -> Release | Nak | Stale:
+def give_back(
+    found: TaskRecord | None, claim: Claim, *, alone: bool = False
+) -> Release | Nak | Stale:
     """Decide what becomes of a delivery whose actor, `claim.agent_id`, died with it.
 
-    A record of another message says nothing about this one: nobody runs this one.
+    A record of another message says nothing about this one: nobody runs this one. Only a task
+    that was running there is a suspect; `alone` tells that nothing else was.
     """
-    if found is None:
-        return Release(never_begun(claim))
+    if found is None or found.is_awaited:
+        return Release(never_begun(claim, found))
     if found.source.stream_seq != claim.source.stream_seq:
         return Nak()
     if found.source.is_later_than(claim.source):
@@ -241,12 +261,62 @@ def give_back(found: TaskRecord | None, claim: Claim) -> Release | Nak | Stale:
         return Release(replace(release(found, claim.now), source=claim.source))
     if found.state == "waiting":
         return Nak()
-    return Release(release(found, claim.now)) if found.agent_id == claim.agent_id else Stale()
+    if found.agent_id != claim.agent_id:
+        return Stale()
+    lost = replace(found, suspect=True, deaths=found.deaths + alone)
+    return Release(release(lost, claim.now))
 
 
-def never_begun(claim: Claim) -> TaskRecord:
+def never_begun(claim: Claim, found: TaskRecord | None = None) -> TaskRecord:
     """Return the record of a delivery given back before anybody began it."""
-    return release(replace(_running(claim), attempt=0), claim.now)
+    return release(replace(_running(claim, found), attempt=0), claim.now)
+
+
+def cancel(found: TaskRecord | None, task_id: str, now: datetime) -> TaskRecord:
+    """Return the record with the mark, or as it is when the task has ended.
+
+    The mark changes nothing else: so whoever has the task knows its own write under it.
+    """
+    if found is None:
+        return TaskRecord(
+            task_id=task_id,
+            state="waiting",
+            source=UNQUEUED,
+            content="",
+            updated=now,
+            cancelled=True,
+        )
+    return found if found.is_terminal else replace(found, cancelled=True)
+
+
+def was_written(record: TaskRecord, found: TaskRecord | None) -> bool:
+    """Tell whether `found` is this very record; it may have been marked since."""
+    return found is not None and replace(found, cancelled=record.cancelled) == record
+
+
+def was_marked(record: TaskRecord, found: TaskRecord | None) -> bool:
+    """Tell whether the task of this running record still has its lease, and a mark since."""
+    return (
+        found is not None
+        and (found.state, found.lease) == (record.state, record.lease)
+        and was_cancelled_since(record, found)
+    )
+
+
+def was_cancelled_since(before: TaskRecord | None, found: TaskRecord | None) -> bool:
+    """Tell whether a mark has come between the two."""
+    return found is not None and found.cancelled and not (before and before.cancelled)
+
+
+def cancel_reply(record: TaskRecord) -> CancelReply:
+    """Return what a cancel has come to, given the record that it has left."""
+    state: CancelState
+    match record.state:
+        case "completed" | "failed" as ended:
+            state = "cancelled" if record.cancelled else ended
+        case _:
+            state = "cancel_requested"
+    return CancelReply(task_id=record.task_id, state=state)
 
 
 class Plea(Struct, frozen=True, kw_only=True):
@@ -287,7 +357,7 @@ def replay(found: TaskRecord | None, plea: Plea) -> Reopen | Superseded | Occupi
     It may be asked again after a crash at any point: a generation is opened once, and as long
     as nobody knows where its message is queued, it is queued again.
     """
-    if found is None:
+    if found is None or found.is_awaited:
         return Reopen(_reopened(plea))
     if found.content != plea.content and found.source.stream_seq != plea.stream_seq:
         return Conflict()
@@ -306,14 +376,15 @@ def queue(record: TaskRecord, stream_seq: int, now: datetime) -> TaskRecord:
 
 def status_of(task_id: str, record: TaskRecord | None) -> TaskStatus:
     """Return where a task stands, for those who ask."""
-    if record is None:
-        return TaskStatus(task_id=task_id, state="unknown")
+    if record is None or record.is_awaited:
+        return TaskStatus(task_id=task_id, state="unknown", cancel_requested=record is not None)
     return TaskStatus(
         task_id=task_id,
         state=record.state,
         attempt=record.attempt,
         agent_id=record.agent_id,
         result=msgspec.json.decode(record.result, type=AgentResult) if record.is_terminal else None,
+        cancel_requested=record.cancelled,
     )
 
 
@@ -339,9 +410,12 @@ def _running(claim: Claim, found: TaskRecord | None = None) -> TaskRecord:
         attempt=(found.attempt if found else 0) + 1,
         failures=found.failures if found else 0,
         postponed=found.postponed if found else 0,
-        generation=found.generation if found else claim.generation,
+        generation=max(found.generation if found else 0, claim.generation),
         agent_id=claim.agent_id,
         lease=claim.lease,
         turns=found.turns if found else [],
         recent_turns=found.recent_turns if found else [],
+        cancelled=found.cancelled if found else False,
+        suspect=found.suspect if found else False,
+        deaths=found.deaths if found else 0,
     )

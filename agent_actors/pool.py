@@ -49,7 +49,7 @@ class SupervisorParts(Struct, frozen=True, kw_only=True):
     """What a supervisor is made of: its adapters, and how to close them.
 
     `open_source` opens a pool's consumer with two callbacks: for each delivery, and for when
-    less is on its way than was asked for.
+    less is on its way than was asked for. `tell_cancelled` takes the key of a task.
     """
 
     max_payload_bytes: int
@@ -59,6 +59,7 @@ class SupervisorParts(Struct, frozen=True, kw_only=True):
     runtime: ActorRuntime
     open_source: OpenSource
     serve_control: Callable[[Mapping[str, Endpoint]], Awaitable[object]]
+    tell_cancelled: Callable[[str], Awaitable[None]]
     close: Callable[[], Awaitable[None]]
 
 

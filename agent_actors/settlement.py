@@ -13,9 +13,11 @@ from typing import Any, Literal
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 from structlog.contextvars import bind_contextvars
 
 from agent_actors.announcement import announcements, dead_letter, result_message
+from agent_actors.attempts import Attempt, Attempts
 from agent_actors.config import PoolConfig
 from agent_actors.contract import (
     MSG_ID_HEADER,
@@ -30,11 +32,11 @@ from agent_actors.contract import (
     generation_in,
     role_token,
 )
-from agent_actors.disposition import Finish, Retry, dispose
-from agent_actors.errors import FencedOut, TaskIdConflict
+from agent_actors.disposition import Finish, Retry, dispose, refusal
+from agent_actors.errors import Cancelled, FencedOut, TaskError, TaskIdConflict
 from agent_actors.execution import ExecuteAgentTask, Outcome
 from agent_actors.journal import LeaseJournal
-from agent_actors.leases import Lease, Leases
+from agent_actors.leases import CancelledMeanwhile, Lease, Leases
 from agent_actors.ledger import (
     AckCopy,
     Announce,
@@ -116,9 +118,8 @@ class SettleDelivery:
         self._events = events
         self._clock = clock
         self._clear_away = clear_away
-        self._attempts: dict[str, asyncio.Task[Outcome]] = {}
+        self._attempts = Attempts(leases)
         self._clearing: set[asyncio.Task[None]] = set()
-        self._giving_back = False
 
     async def __call__(self, delivery: Delivery) -> Settled:
         """Settle one delivery and say how. Waits for NATS as long as it is away.
@@ -132,28 +133,33 @@ class SettleDelivery:
             task_id=reading.task_id or f"unknown:{delivery.stream}:{delivery.source.stream_seq}",
         )
         log.info("task.read", num_delivered=delivery.source.num_delivered)
-        settled = await self._settle(delivery, reading)
+        with self._attempts.expected(reading.task_id) as attempt:
+            settled = await self._settle(delivery, reading, attempt)
         log.info("task.settled", disposition=settled)
         return settled
 
     def give_back(self) -> None:
         """End all attempts, those about to begin too; their settlements give the tasks back."""
-        self._giving_back = True
-        for attempt in self._attempts.values():
-            attempt.cancel()
+        self._attempts.give_back()
+
+    def cancel(self, task_key: str) -> None:
+        """End what runs of a task that is said to be cancelled, if the ledger says so too."""
+        self._attempts.cancel(task_key)
 
     async def cleared(self) -> None:
         """Return once nothing that settled tasks have left is being removed any more."""
         if self._clearing:
             await asyncio.wait(self._clearing)
 
-    async def _settle(self, delivery: Delivery, reading: ValidTask | BrokenTask) -> Settled:
+    async def _settle(
+        self, delivery: Delivery, reading: ValidTask | BrokenTask, attempt: Attempt
+    ) -> Settled:
         if isinstance(reading, BrokenTask) and not reading.task_id:
             return await self._bury(delivery, reading)
         match await self._leases.begin(self._claim(delivery, reading)):
             case Lease() as lease:
                 try:
-                    return await self._work(delivery, reading, lease)
+                    return await self._work(delivery, reading, lease, attempt)
                 except FencedOut:
                     return "fenced"
             case Announce(record):
@@ -173,15 +179,29 @@ class SettleDelivery:
                 return "stale"
 
     async def _work(
-        self, delivery: Delivery, reading: ValidTask | BrokenTask, lease: Lease
+        self,
+        delivery: Delivery,
+        reading: ValidTask | BrokenTask,
+        lease: Lease,
+        attempt: Attempt,
     ) -> Settled:
         """Attempt the task and end it, or give it back. Raises FencedOut."""
         bind_contextvars(attempt=lease.record.attempt)
         log.info("task.begun")
-        await self._emit("started", lease.record)
         journal = LeaseJournal(lease, self._leases, self._artifacts)
-        outcome = await self._attempt(delivery, reading, lease, journal)
+        outcome = await self._attempt(delivery, reading, lease, journal, attempt)
         lease = await journal.newest()
+        while True:
+            if lease.record.cancelled:
+                so_far = outcome or self._refused(delivery, reading, lease, Cancelled())
+                outcome = _cancelled(so_far)
+            try:
+                return await self._conclude(delivery, lease, outcome)
+            except CancelledMeanwhile as cancelled:
+                lease = cancelled.lease
+
+    async def _conclude(self, delivery: Delivery, lease: Lease, outcome: Outcome | None) -> Settled:
+        """End the task with what its attempt came to. Raises FencedOut, CancelledMeanwhile."""
         if outcome is None:
             await self._leases.release(lease)
             await self._acks.nak(delivery)
@@ -202,25 +222,35 @@ class SettleDelivery:
         reading: ValidTask | BrokenTask,
         lease: Lease,
         journal: LeaseJournal,
+        attempt: Attempt,
     ) -> Outcome | None:
         """Return what the attempt came to; None when it was told to give the task back."""
-        if self._giving_back:
+        if self._attempts.are_given_back:
             return None
         if isinstance(reading, BrokenTask):
-            return Outcome(self._broken_result(delivery, reading, lease), reading.problem)
-        run = self._execute.run(
+            return self._refused(delivery, reading, lease, reading.problem)
+        if failure := refusal(lease.record, self._pool):
+            return self._refused(delivery, reading, lease, failure)
+        await self._emit("started", lease.record)
+        run = partial(
+            self._execute.run,
             self._request(reading, lease.record.attempt),
             journal=journal,
             progress=partial(self._tell, lease.record),
         )
-        attempt = asyncio.create_task(run)
-        self._attempts[delivery.id] = attempt
-        try:
-            await asyncio.wait([attempt])
-        finally:
-            attempt.cancel()
-            del self._attempts[delivery.id]
-        return None if attempt.cancelled() else attempt.result()
+        return await self._attempts.run(attempt, lease, lambda why: run(stopped_for=why))
+
+    def _refused(
+        self,
+        delivery: Delivery,
+        reading: ValidTask | BrokenTask,
+        lease: Lease,
+        failure: TaskError,
+    ) -> Outcome:
+        """Return the outcome of a task that is not to run."""
+        if isinstance(reading, BrokenTask):
+            return Outcome(self._broken_result(delivery, reading, lease), failure)
+        return self._execute.refuse(self._request(reading, lease.record.attempt), failure)
 
     async def _postpone(
         self, delivery: Delivery, lease: Lease, outcome: Outcome, retry: Retry
@@ -370,6 +400,19 @@ def agent_for(task: AgentTask, pool: PoolConfig, agent_id: str) -> AgentConfig:
         timeout_s=pool.task_timeout_s,
         prompt=role.prompt if role else "",
     )
+
+
+def _cancelled(outcome: Outcome) -> Outcome:
+    """Return the outcome of a task that was cancelled: what was done so far, as a failure."""
+    failure = Cancelled()
+    result = replace(
+        outcome.result,
+        status="failed",
+        success=False,
+        error=str(failure),
+        error_type=failure.error_type,
+    )
+    return Outcome(result, failure)
 
 
 def _why(outcome: Outcome) -> DeadLetterReason:

@@ -15,6 +15,7 @@ import structlog
 from agent_actors import __version__
 from agent_actors.config import Config
 from agent_actors.contract import (
+    CancelRequest,
     DrainReply,
     DrainRequest,
     ResultRequest,
@@ -24,10 +25,9 @@ from agent_actors.contract import (
     task_key,
     utc_now,
 )
-from agent_actors.ledger import status_of
+from agent_actors.ledger import cancel_reply, status_of
 from agent_actors.patience import until_built
 from agent_actors.pool import Endpoint, PoolSupervisor, SupervisorParts
-from agent_actors.ports import LedgerStore
 
 log = structlog.get_logger()
 
@@ -118,7 +118,7 @@ class Supervisor:
     async def _run(self) -> None:
         parts = await until_built(partial(self._build, self._config), "supervisor")
         try:
-            await parts.serve_control(self._endpoints(parts.store))
+            await parts.serve_control(self._endpoints(parts))
             async with asyncio.TaskGroup() as group:
                 for name, pool in self._config.pools.items():
                     self._pools[name] = PoolSupervisor(name, pool, self._id, parts)
@@ -133,7 +133,7 @@ class Supervisor:
             log.error("supervisor.crashed", exc_info=error)
             self._on_crash()
 
-    def _endpoints(self, store: LedgerStore) -> dict[str, Endpoint]:
+    def _endpoints(self, parts: SupervisorParts) -> dict[str, Endpoint]:
         """Return the endpoints of the control service. They may raise AgentActorsError."""
 
         async def status(_: bytes) -> bytes:
@@ -155,10 +155,24 @@ class Supervisor:
         async def result(request: bytes) -> bytes:
             task_id = msgspec.json.decode(request, type=ResultRequest).task_id
             check_task_id(task_id)
-            stored = await store.read(task_key(task_id))
+            stored = await parts.store.read(task_key(task_id))
             return encode(status_of(task_id, stored.record))
 
-        return {"status": status, "pools": pools, "result": result, "drain": drain}
+        async def cancel(request: bytes) -> bytes:
+            task_id = msgspec.json.decode(request, type=CancelRequest).task_id
+            check_task_id(task_id)
+            record = await parts.leases.cancel(task_id)
+            if not record.is_terminal:
+                await parts.tell_cancelled(task_key(task_id))
+            return encode(cancel_reply(record))
+
+        return {
+            "status": status,
+            "pools": pools,
+            "result": result,
+            "cancel": cancel,
+            "drain": drain,
+        }
 
     def _begin_drain(self, grace_s: float | None) -> None:
         """Drain in the background; asked again, only a time of grace that is named counts."""

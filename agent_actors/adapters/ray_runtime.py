@@ -16,6 +16,7 @@ from ray.exceptions import ActorUnavailableError, RayError
 
 from agent_actors.actor import ActorSettings, AgentActor
 from agent_actors.actor import Build as BuildActor
+from agent_actors.adapters.jetstream.cancels import tell_cancelled
 from agent_actors.adapters.jetstream.connection import connect
 from agent_actors.adapters.jetstream.control import serve_control
 from agent_actors.adapters.jetstream.records import JetStreamLedger
@@ -159,6 +160,7 @@ async def build_supervisor(build_actor: BuildActor, config: Config) -> Superviso
         runtime=RayRuntime(config, build_actor),
         open_source=partial(PullConsumer.open, connection),
         serve_control=partial(serve_control, connection),
+        tell_cancelled=partial(tell_cancelled, connection),
         close=connection.close,
     )
 

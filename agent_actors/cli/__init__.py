@@ -30,6 +30,7 @@ COMMANDS = {
     "serve": Home("cli.serve", "serve", "Run the service on the NATS, Ray and vLLM configured."),
     "submit": Home("cli.submit", "submit", "Hand in a task."),
     "status": Home("cli.status", "status", "Show where a task stands, or what the service does."),
+    "cancel": Home("cli.cancel", "cancel", "Stop a task, or keep it from starting."),
     "watch": Home("cli.watch", "watch", "Show results as they come."),
     "pools": Home("cli.status", "pools", "Show the pools and what waits for them."),
     "deadletter": Home("cli.deadletter", "deadletter", "Show, replay or discard dead letters."),

@@ -70,7 +70,8 @@ def _show_task(task: TaskStatus) -> None:
         "waiting": next_one,
         "unknown": "no agent has begun it, or there is no such task",
     }
-    click.echo(f"{task.task_id} {task.state}  ({meaning[task.state]})")
+    said = ", cancel requested" if task.cancel_requested else ""
+    click.echo(f"{task.task_id} {task.state}  ({meaning[task.state]}{said})")
 
 
 async def _patch(client: AgentClient, task: TaskStatus) -> bytes:

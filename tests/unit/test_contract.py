@@ -60,9 +60,11 @@ c4c927e563e2655b5e9c1775821da2316538ee61b2b61d11a7a82b8b38b97819  v1/event_start
 9ddc47ce913e3e82eecd574f2efef5ba51682c5067deb7564f6fe9504aec9d36  v1/event_token.json
 454b5fa737ce819f24ba4268acad6088492e4ec06475b3350a9f730ad36c6a66  v1/event_tool_call.json
 1f97243a0a1fab661bf813282e0949485812b2f28427696eb891f01f3c02d826  v1/event_tool_result.json
+94c504df55cd2c1472b19d658d4ca36c7065d83e02acd5d9fd635cab7485c76d  v1/ledger_cancelled.json
 560d005c43dd3fed134715bbac4a7cb5bfa14cc090979af1c66cad4d9735aeba  v1/ledger_completed.json
 f583efa1a9769b4c40dd65bbc178bb854702ead07ff98e87ae893ec733ab52a0  v1/ledger_failed.json
 f875d538993fcb64883301637f238d940a0aedfba747d49228311f2a0e451347  v1/ledger_running.json
+098480091fc1ef8e269f3f5b059fe958c1a3284deff9a25723008d1c721571e6  v1/ledger_suspect.json
 86e835adb0139934a645f627e696f634f60dc2c1ad994fa813c3709f2d35a218  v1/ledger_turns.json
 c46b5b807bad4de71368ad607c5b2d9cfa0483ac21e66357f4a888ef8448fbbe  v1/ledger_waiting.json
 66adbc82f3135f20f1cf33d8d029538ba73965f820f7b6a174bf65ebe28283ea  v1/result_artifacts.json
@@ -70,6 +72,7 @@ aff800de48665ffadc8ca53b6ec1568ce1f7cbd2993f77a464086aa965715724  v1/result_comp
 a2f6d5b0506d75b7a908849ec6a1c8911a825da50805055f36caac81b26ac4ea  v1/result_failed.json
 d0c417c6c83585b07bc85ca0051959cb06be13be3bcb6706895aa6638695c1d3  v1/result_headers.json
 8f79362ba5425006485f207e854e1490e8909c1e2be8bcb752026ff2101cd40e  v1/result_minimal.json
+92cdde8a332c64da50e237da3bb4dfe8ac7802c0afe999d31f66b1950e85053b  v1/status_cancel_requested.json
 e507ebb5873161fd34ba7441aa343dc7a8bbb3b8d1192b640b034e8cf9daf3d8  v1/status_completed.json
 d6056a35d9e3a751505fd9e5e4ca685256f719507771c9faec389c2a0db06047  v1/status_failed.json
 ca94ce81e11b2f3a20027fdd4fcdc575dc87dbd48e7ab305d206dcc54ef5598b  v1/status_running.json
@@ -262,6 +265,8 @@ TaskEvent: task_id! kind! time! agent_id="" attempt=0 detail={}
 ResultRequest: task_id!
 DrainRequest: cluster! only_ask=false grace_s=null
 DrainReply: cluster! draining! running!
+CancelRequest: task_id!
+CancelReply: task_id! state!
 TaskStatus: task_id! state! attempt=0 agent_id="" result=null
 ActorStatus: agent_id! state! slots! slots_used! pid=0
 PoolStatus: name! subjects! state! reason="" actors=[] slots=0 slots_used=0 pending=-1 unacked=-1

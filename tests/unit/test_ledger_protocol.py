@@ -7,7 +7,8 @@ supervisor takes an attempt for dead and releases it, the duplicate window runs 
 consumer is made anew, a message is purged. An attempt may keep a turn of its work first, which
 is a write like any other. Somebody may replay a dead letter that is there, in the steps that
 `adapters.jetstream.replaying` takes; a second one may go on where the first has stopped, or race
-with it.
+with it. And somebody may cancel the task, before it comes as well as under an attempt that does
+not hear of it.
 
 A crash is an attempt that takes no further step. So it needs no step of its own; instead, in
 each state, one more delivery is followed to its end while all others stand still for ever.
@@ -64,6 +65,8 @@ class Rules(NamedTuple):
     begin: Begin = ledger.begin
     replays: int = 0
     replay: Replay = ledger.replay
+    cancels: int = 0
+    heeds_marks: bool = True
 
 
 class Handout(NamedTuple):
@@ -90,6 +93,7 @@ class World(NamedTuple):
     """Everything outside the attempts' heads, and in `attempts` and `operators` what is in them.
 
     `letters` has the generation of each dead letter ever announced, `shelf` of those still there.
+    `is_cancelled` says that somebody was told that a cancel is requested.
     """
 
     queued: tuple[bool, ...]
@@ -108,6 +112,8 @@ class World(NamedTuple):
     attempts: tuple[tuple[Handout, Step], ...]
     replays_left: int
     operators: tuple[Step, ...]
+    cancels_left: int
+    is_cancelled: bool = False
 
 
 class Found(NamedTuple):
@@ -131,6 +137,8 @@ EVERYTHING_HAPPENS = [
     Rules(copies=1, deliveries=3, replays=1, answers_to_lose=1),
     Rules(copies=1, deliveries=3, replays=2, answers_to_lose=0),
     Rules(copies=2, deliveries=3, replays=1, answers_to_lose=0),
+    Rules(copies=1, deliveries=3, cancels=1, turns=1),
+    Rules(copies=2, deliveries=3, cancels=1, answers_to_lose=1),
 ]
 MORE_OF_IT = [
     Rules(copies=2, deliveries=4),
@@ -144,6 +152,10 @@ MORE_OF_IT = [
     Rules(copies=1, deliveries=4, replays=1, answers_to_lose=1),
     Rules(copies=1, deliveries=3, replays=2, answers_to_lose=1),
     Rules(copies=2, deliveries=3, replays=2, answers_to_lose=0),
+    Rules(copies=1, deliveries=4, cancels=2, window_expires=True),
+    Rules(copies=2, deliveries=3, cancels=1),
+    Rules(copies=1, deliveries=3, cancels=1, consumer_made_anew=True),
+    Rules(copies=2, deliveries=3, cancels=1, one_is_purged=True, answers_to_lose=1),
 ]
 
 
@@ -202,6 +214,13 @@ def forgets_turns(found, claim, *, rival_queued=None):
     verdict = ledger.begin(found, claim, rival_queued=rival_queued)
     if isinstance(verdict, Run):
         return Run(msgspec.structs.replace(verdict.record, recent_turns=[]))
+    return verdict
+
+
+def forgets_marks(found, claim, *, rival_queued=None):
+    verdict = ledger.begin(found, claim, rival_queued=rival_queued)
+    if isinstance(verdict, Run):
+        return Run(msgspec.structs.replace(verdict.record, cancelled=False))
     return verdict
 
 
@@ -268,6 +287,18 @@ def takes_opened_for_queued(found, plea):
             Rules(copies=1, deliveries=2, replays=2, replay=takes_opened_for_queued),
             "a task that no further delivery ends",
         ),
+        (
+            Rules(copies=1, deliveries=2, cancels=1, begin=forgets_marks),
+            "a cancel is lost",
+        ),
+        (
+            Rules(copies=1, deliveries=2, cancels=1, heeds_marks=False),
+            "a cancelled task ended otherwise",
+        ),
+        (
+            Rules(copies=1, deliveries=2, cancels=1, compare_and_set=False),
+            "a cancel is lost",
+        ),
     ],
     ids=name_of,
 )
@@ -298,6 +329,7 @@ def search(rules: Rules) -> Found:
         attempts=(),
         replays_left=rules.replays,
         operators=(),
+        cancels_left=rules.cancels,
     )
     before: dict[World, World | None] = {start: None}
     ahead = deque([start])
@@ -329,9 +361,17 @@ def fault_in(world: World, rules: Rules) -> str:
         return "every copy acked and nothing announced"
     if not kept_in_order(world):
         return "a turn that was kept is lost"
+    if world.is_cancelled and not decoded(world.record).cancelled:
+        return "a cancel is lost"
+    if world.record and not ended_as_asked(decoded(world.record)):
+        return "a cancelled task ended otherwise"
     if any(told != committed(world) for told in distinct if told[0] == committed(world)[0]):
         return "the record tells another result than was announced"
     return "" if all(rescued(world, rules)) else "a task that no further delivery ends"
+
+
+def ended_as_asked(record: TaskRecord) -> bool:
+    return not record.is_terminal or result_of(record)["cancelled"] == record.cancelled
 
 
 def has_copies(*announced: tuple[Any, ...]) -> bool:
@@ -351,7 +391,8 @@ def is_in_hand(world: World) -> bool:
     if record.is_unqueued:
         return record.generation - 1 in world.shelf
     generations = {generation for generation, _ in world.results}
-    return record.generation in generations & set(world.letters)
+    is_told = record.dead_letter is None or record.generation in world.letters
+    return record.generation in generations and is_told
 
 
 def kept_in_order(world: World) -> bool:
@@ -369,7 +410,9 @@ def rescued(world: World, rules: Rules) -> Iterator[bool]:
 
     A replay that is half done is repeated first.
     """
-    alone = world._replace(attempts=(), operators=(), handouts=0, window=frozenset())
+    alone = world._replace(
+        attempts=(), operators=(), handouts=0, window=frozenset(), is_cancelled=False
+    )
     if world.record and decoded(world.record).is_unqueued:
         alone = replayed(alone, decoded(world.record).generation - 1, rules)
     for message, queued in enumerate(world.queued):
@@ -402,6 +445,7 @@ def next_worlds(world: World, rules: Rules) -> Iterator[World]:
     for index in range(len(world.attempts)):
         yield from steps(world, index, rules)
     yield from replays(world, rules)
+    yield from cancels(world)
     yield from releases_of_lost(world)
     if rules.window_expires and world.window:
         yield world._replace(window=frozenset())
@@ -428,12 +472,24 @@ def releases_of_lost(world: World) -> Iterator[World]:
     record = decoded(world.record) if world.record else None
     if record and record.state == "running":
         yield written(world, release(world.record))
-    if record is None or record.is_replayed:
+    if record is None or record.is_replayed or record.is_awaited:
         for message, count in enumerate(world.delivered):
             for earlier in range(1, count + 1):
                 handout = Handout(message, world.consumer, earlier, world.generations[message])
                 if given_back := give_back(world.record, handout):
                     yield written(world, given_back)
+
+
+def cancels(world: World) -> Iterator[World]:
+    """Somebody cancels; when the answer is lost and he asks again, that changes nothing."""
+    if world.cancels_left:
+        left = world.cancels_left - 1
+        marked = mark(world.record)
+        if decoded(marked).is_terminal:
+            yield world._replace(cancels_left=left)
+        else:
+            after = world if marked == world.record else written(world, marked)
+            yield after._replace(cancels_left=left, is_cancelled=True)
 
 
 def replays(world: World, rules: Rules) -> Iterator[World]:
@@ -521,34 +577,52 @@ def outcomes(
             queued = world.queued[rival - 1]
             yield world, judged(rules.begin, revision, record, handout, rival_queued=queued)
         case ("write", *_):
-            yield from writes(world, step, rules)
+            yield from writes(world, handout, step, rules)
         case ("run", revision, record):
-            yield world, (("write", revision, commit(record, handout), "announce"),)
-            yield world, (("write", revision, release(record), "nak"),)
+            yield world, (("write", revision, commit(record, handout), "announce", record),)
+            if decoded(record).cancelled and rules.heeds_marks:
+                return
+            yield world, (("write", revision, release(record), "nak", record),)
             if turns_of(record, handout) < rules.turns:
-                yield world, (("write", revision, keep(record, handout), "go on"),)
+                yield world, (("write", revision, keep(record, handout), "go on", record),)
         case ("announce", record):
-            yield announced(world, record), (("letter", record),)
+            letter = ("letter", record) if decoded(record).dead_letter else ACK
+            yield announced(world, record), (letter,)
         case ("letter", record):
             yield lettered(world, record), (ACK,)
         case _:
             yield dequeue(world, handout.message), ()
 
 
-def writes(world: World, step: Step, rules: Rules) -> Iterator[tuple[World, tuple[Step, ...]]]:
+def writes(
+    world: World, handout: Handout, step: Step, rules: Rules
+) -> Iterator[tuple[World, tuple[Step, ...]]]:
     """Compare and set: it wins, or its answer is lost, or it finds another one's write."""
-    _, revision, record, following = step
+    _, revision, record, following, leased = step
     if world.revision == revision or not rules.compare_and_set:
         after = written(world, record)
         yield told(after, record, following), resolved(following, after.revision, record)
         if world.answers_to_lose:  # the same write again
             yield after._replace(answers_to_lose=world.answers_to_lose - 1), (step,)
-    elif world.record == record:
-        yield told(world, record, following), resolved(following, world.revision, record)
+    elif ledger.was_written(decoded(record), decoded(world.record)):
+        yield told(world, record, following), resolved(following, world.revision, world.record)
     elif following == "run":
         yield world, (READ_AGAIN,)
+    elif ledger.was_marked(decoded(leased), decoded(world.record)):
+        yield world, (marked_meanwhile(world, handout, step, rules),)
     else:  # fenced out
         yield world, ()
+
+
+def marked_meanwhile(world: World, handout: Handout, step: Step, rules: Rules) -> Step:
+    """Return what follows when only a mark has come: a turn is kept on it, all else ends here."""
+    _, _, record, following, _ = step
+    if following == "go on":
+        return ("write", world.revision, keep(world.record, handout), "go on", world.record)
+    if not rules.heeds_marks:
+        stubborn = msgspec.structs.replace(decoded(record), cancelled=True)
+        return ("write", world.revision, stored(stubborn), following, world.record)
+    return ("run", world.revision, world.record)
 
 
 def resolved(following: str, revision: int, record: bytes) -> tuple[Step, ...]:
@@ -610,7 +684,7 @@ def judged(
     found = decoded(record) if record else None
     match begin(found, claim(handout), rival_queued=rival_queued):
         case Run(mine):
-            return (("write", revision, stored(mine), "run"),)
+            return (("write", revision, stored(mine), "run", None),)
         case Announce(ended):
             return (("announce", stored(ended)),)
         case AskQueue(rival):
@@ -624,9 +698,11 @@ def judged(
 
 @cache
 def commit(record: bytes, handout: Handout) -> bytes:
-    turns = [str(turn) for turn in decoded(record).recent_turns]
-    result = msgspec.json.encode({"by": handout, "turns": turns})
-    return stored(ledger.commit(decoded(record), "failed", result, NOW, WHY))
+    running = decoded(record)
+    turns = [str(turn) for turn in running.recent_turns]
+    result = msgspec.json.encode({"by": handout, "turns": turns, "cancelled": running.cancelled})
+    due = None if running.cancelled else WHY
+    return stored(ledger.commit(running, "failed", result, NOW, due))
 
 
 @cache
@@ -652,6 +728,11 @@ def result_of(record: TaskRecord) -> dict[str, Any]:
 @cache
 def release(record: bytes) -> bytes:
     return stored(ledger.release(decoded(record), NOW))
+
+
+@cache
+def mark(record: Stored) -> bytes:
+    return stored(ledger.cancel(decoded(record) if record else None, "t", NOW))
 
 
 @cache

@@ -12,8 +12,8 @@ from support.until import until
 from agent_actors import supervisor as supervisor_module
 from agent_actors.config import Config, PoolConfig
 from agent_actors.contract import DrainReply, DrainRequest, encode
-from agent_actors.errors import ActorLost, AgentActorsError, StreamMissing
-from agent_actors.leases import Leases
+from agent_actors.errors import ActorLost, AgentActorsError, InvalidTask, StreamMissing
+from agent_actors.leases import Lease, Leases
 from agent_actors.ledger import Claim
 from agent_actors.pool import Endpoint, SupervisorParts
 from agent_actors.ports import ActorReport, Backlog, Delivery, Stored
@@ -125,6 +125,7 @@ class Setting:
         self.ledger = MemoryLedger()
         self.opened = asyncio.Event()
         self.crashed = asyncio.Event()
+        self.told_cancelled: list[str] = []
         pool = PoolConfig(actors=actors, slots=slots, stop_grace_s=3, ack_wait_s=1.0)
         config = Config(pools={"dev": pool})
         self.drained = asyncio.Event()
@@ -141,8 +142,12 @@ class Setting:
             runtime=self,
             open_source=self.open_source,
             serve_control=self.serve_control,
+            tell_cancelled=self.tell_cancelled,
             close=self.wire.close,
         )
+
+    async def tell_cancelled(self, key: str) -> None:
+        self.told_cancelled.append(key)
 
     async def start(self, pool_name: str, agent_id: str) -> Actor:
         return self.actors[agent_id]
@@ -405,3 +410,26 @@ async def test_a_bug_in_a_pool_ends_the_process():
 
     setting.actors["dev-0"].hello = broken
     await asyncio.wait_for(setting.crashed.wait(), 5)
+
+
+async def test_cancel_marks_the_task_and_tells_all_agents(setting: Setting):
+    reply = await setting.endpoints["cancel"](b'{"task_id": "j/1"}')
+    assert reply == b'{"task_id":"j/1","state":"cancel_requested"}'
+    assert setting.ledger.records["j=2F1"].record.cancelled
+    assert setting.told_cancelled == ["j=2F1"]
+
+
+async def test_cancel_of_a_task_that_has_ended_tells_how_and_nobody_else(setting: Setting):
+    leases = Leases(setting.ledger, Queue(), noon)
+    lease = await leases.begin(claim_of_another())
+    assert isinstance(lease, Lease)
+    await leases.commit(lease, "completed", b"{}", None)
+    reply = await setting.endpoints["cancel"](b'{"task_id": "t-1"}')
+    assert reply == b'{"task_id":"t-1","state":"completed"}'
+    assert not setting.told_cancelled
+
+
+async def test_cancel_refuses_what_is_no_task_id(setting: Setting):
+    with pytest.raises(InvalidTask):
+        await setting.endpoints["cancel"](b'{"task_id": ""}')
+    assert not setting.ledger.history

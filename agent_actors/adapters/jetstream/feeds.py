@@ -5,6 +5,7 @@ made to deliver what is new, that one begins with the stream's oldest message wh
 made anew before any has come.
 """
 
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import msgspec
@@ -27,6 +28,8 @@ FORGOTTEN_AFTER_S = 30.0
 # control (NATS ADR-15).
 LAST_SENT_HEADER = "Nats-Last-Consumer"
 STALLED_HEADER = "Nats-Consumer-Stalled"
+
+OnMessage = Callable[[Msg], Awaitable[None]]
 
 log = structlog.get_logger()
 
@@ -52,7 +55,7 @@ class LiveFeed:
     @classmethod
     async def open(cls, connection: Connection, subject: str) -> "LiveFeed":
         """Return once the server has the subscription. Raises PermissionDenied, PublishFailed."""
-        return cls(await _subscribe(connection, subject))
+        return cls(await subscribe(connection, subject))
 
     async def next(self) -> bytes:
         """Wait for the next payload."""
@@ -114,7 +117,7 @@ class StoredFeed:
     async def _bind(self) -> Subscription:
         """Make a consumer; the first one tells where "from now on" begins."""
         inbox = self._connection.nc.new_inbox()
-        subscription = await _subscribe(self._connection, inbox)
+        subscription = await subscribe(self._connection, inbox)
         start = (
             {"deliver_policy": "by_start_sequence", "opt_start_seq": self._next_in_stream}
             if self._next_in_stream
@@ -159,10 +162,13 @@ class StoredFeed:
             await self._unbind("gap")
 
 
-async def _subscribe(connection: Connection, subject: str) -> Subscription:
+async def subscribe(
+    connection: Connection, subject: str, cb: OnMessage | None = None
+) -> Subscription:
+    """Return once the server has the subscription. Raises PermissionDenied, PublishFailed."""
     nc = connection.nc
     try:
-        subscription = await nc.subscribe(subject)  # pyright: ignore[reportUnknownMemberType] - nats-py's cb is untyped
+        subscription = await nc.subscribe(subject, cb=cb)  # pyright: ignore[reportUnknownMemberType] - nats-py's cb is untyped
     except Error as error:
         raise PublishFailed(f"cannot subscribe to {subject}: {error}") from error
     try:

@@ -1,0 +1,100 @@
+"""The attempts under way in one actor, and the two ways to end one before its time.
+
+The actor drains, and all are given back. Or a task is cancelled: what is heard of that is only
+a hint, of which the ledger says whether it is true.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
+from typing import Any
+
+import structlog
+
+from agent_actors.contract import task_key
+from agent_actors.errors import Cancelled, TaskError
+from agent_actors.execution import Outcome, StoppedFor
+from agent_actors.leases import Lease, Leases
+
+log = structlog.get_logger()
+
+Work = Callable[[StoppedFor], Coroutine[Any, Any, Outcome]]
+
+
+class Attempt:
+    """What a delivery comes to; it is there before the task is begun, so as to miss no cancel."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.lease: Lease | None = None
+        self.task: asyncio.Task[Outcome] | None = None
+        self.is_said_to_be_cancelled = False
+        self.stopped_for: TaskError | None = None
+
+
+class Attempts:
+    """All attempts of one actor."""
+
+    def __init__(self, leases: Leases) -> None:
+        self._leases = leases
+        self._known: set[Attempt] = set()
+        self._checks: set[asyncio.Task[None]] = set()
+        self.are_given_back = False
+
+    @contextmanager
+    def expected(self, task_id: str) -> Generator[Attempt]:
+        """Hear from now on what is said about the task."""
+        attempt = Attempt(task_key(task_id))
+        self._known.add(attempt)
+        try:
+            yield attempt
+        finally:
+            self._known.discard(attempt)
+
+    async def run(self, attempt: Attempt, lease: Lease, work: Work) -> Outcome | None:
+        """Return what the work came to; None when it was told to give the task back."""
+        attempt.lease = lease
+        attempt.task = asyncio.create_task(work(lambda: attempt.stopped_for))
+        if attempt.is_said_to_be_cancelled:
+            self._check(attempt)
+        try:
+            await asyncio.wait([attempt.task])
+        finally:
+            attempt.task.cancel()
+        return None if attempt.task.cancelled() else attempt.task.result()
+
+    def give_back(self) -> None:
+        """End all attempts, and let no other begin."""
+        self.are_given_back = True
+        for attempt in self._known:
+            if attempt.task:
+                attempt.task.cancel()
+
+    def cancel(self, key: str) -> None:
+        """End the attempts at this task, if the ledger says that it is cancelled."""
+        for attempt in self._known:
+            if attempt.key == key:
+                attempt.is_said_to_be_cancelled = True
+                self._check(attempt)
+
+    def _check(self, attempt: Attempt) -> None:
+        if attempt.lease and attempt.task:
+            check = asyncio.create_task(
+                self._end_if_cancelled(attempt, attempt.lease, attempt.task)
+            )
+            self._checks.add(check)
+            check.add_done_callback(self._end_check)
+
+    async def _end_if_cancelled(
+        self, attempt: Attempt, lease: Lease, task: asyncio.Task[Outcome]
+    ) -> None:
+        if await self._leases.is_cancelled(lease):
+            log.info("task.cancelled", task_id=lease.record.task_id)
+            attempt.stopped_for = Cancelled()
+            task.cancel()
+
+    def _end_check(self, check: asyncio.Task[None]) -> None:
+        """Leave the attempt alone when the ledger cannot be read: its next write will tell."""
+        self._checks.discard(check)
+        if not check.cancelled() and (error := check.exception()):
+            log.warning("task.cancel_not_checked", exc_info=error)
