@@ -38,6 +38,7 @@ from agent_actors.adapters.mcp.http import http_transport
 from agent_actors.adapters.mcp.offer import Offer, offers_of
 from agent_actors.adapters.mcp.stdio import StdioTransport
 from agent_actors.errors import AgentActorsError, ToolError
+from agent_actors.tools.threads import UPKEEP
 
 READY = "ready"
 STARTING = "starting"
@@ -329,7 +330,7 @@ class ServerSession:
             page = await client.list_tools(cursor=page.next_cursor)
             tools.extend(page.tools)
         # Schemas take a while to prepare, and calls of others go on meanwhile.
-        offers, left_out = await asyncio.to_thread(offers_of, tools[:MAX_TOOLS], self.setup)
+        offers, left_out = await UPKEEP.run(offers_of, tools[:MAX_TOOLS], self.setup)
         for name, reason in left_out.items() - self._left_out.items():
             log.warning("mcp.tool_left_out", server=self.setup.name, tool=name, reason=reason)
         if self.is_ready and offers != self.offers:
