@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from random import Random
 
 from chaos.schedule import FaultKind
-from chaos.stage import POOL, READY_TIMEOUT_S, Stage
+from chaos.stage import POOL, Stage
 from msgspec import Struct
 from msgspec.structs import replace
 from support.tcp_proxy import HEALTHY, PARTITIONED, Link, TcpProxy, Way
@@ -26,6 +26,7 @@ from agent_actors.local.model_server.faults import Fault, Faults
 
 PROCESSES, NATS, MODEL = "processes", "nats", "model"
 AGAIN_S = 0.25
+SECOND_READY_S = 10.0
 
 Begin = Callable[[Stage, Random], AsyncIterator[str]]
 
@@ -95,17 +96,19 @@ async def supervisor_frozen(stage: Stage, dice: Random) -> AsyncIterator[str]:
         yield detail
 
 
-@fault("second service", PROCESSES, weight=0.5, lasts_s=(4, 10))
-async def second_service(stage: Stage, _: Random) -> AsyncIterator[str]:
+@fault("second service", PROCESSES, weight=0.5, lasts_s=(1, 6))
+async def second_service(stage: Stage, dice: Random) -> AsyncIterator[str]:
     """Run another supervisor with actors of its own on the same consumer, as an upgrade may."""
     config = replace(stage.config, ray=RayConfig(namespace="chaos-2"))
     service = await asyncio.to_thread(ray_runtime.start_service, config)
+    in_order = dice.random() < 0.5
     try:
         with suppress(AgentActorsError):
-            await asyncio.to_thread(service.wait_ready, READY_TIMEOUT_S / 3)
-        yield "in a namespace of its own"
-        with suppress(AgentActorsError):
-            await asyncio.to_thread(service.stop, 1.0)
+            await asyncio.to_thread(service.wait_ready, SECOND_READY_S)
+        yield "stopped in good order" if in_order else "killed"
+        if in_order:
+            with suppress(AgentActorsError):
+                await asyncio.to_thread(service.stop, 0.5)
     finally:
         await asyncio.to_thread(service.kill)
 

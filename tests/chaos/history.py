@@ -126,6 +126,14 @@ class Record(Struct, frozen=True, kw_only=True):
     digest: str = ""
 
 
+class CancelAsked(Struct, frozen=True, kw_only=True):
+    """A request to cancel a task, and the state that the service answered with."""
+
+    at_s: float
+    task_id: str
+    answer: str
+
+
 class FaultWindow(Struct, frozen=True, kw_only=True):
     """A fault, from its beginning to its end. `lane` is what it was done to."""
 
@@ -147,11 +155,12 @@ class Sample(Struct, frozen=True, kw_only=True):
 
 
 class SlotSample(Struct, frozen=True, kw_only=True):
-    """A pool's slots as its supervisor told them."""
+    """A pool's slots as its supervisor told them, and the state it gave."""
 
     at_s: float
     slots: int
     used: int
+    state: str = ""
 
 
 class Leak(Struct, frozen=True, kw_only=True):
@@ -184,6 +193,7 @@ class History(Struct, kw_only=True):
     announced: list[Announced] = field(default_factory=list)
     buried: list[Buried] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
+    cancels: list[CancelAsked] = field(default_factory=list)
     faults: list[FaultWindow] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     slots: list[SlotSample] = field(default_factory=list)

@@ -188,7 +188,7 @@ def no_secret_told(history: History) -> Iterator[Violation]:
 def failures_have_reasons(history: History) -> Iterator[Violation]:
     """I8: every failed result has its reason, and a dead letter where the table says so.
 
-    And each task ends as its kind must: chaos may delay it, but not make it fail.
+    And each task ends as its kind and its cancel must: chaos may delay it, but not make it fail.
     """
     letters = Counter(letter.msg_id for letter in history.buried if letter.reason != CONFLICT)
     kinds = _grouped(history.published, lambda each: each.result_id)
@@ -203,7 +203,19 @@ def failures_have_reasons(history: History) -> Iterator[Violation]:
         if expected and result.outcome not in expected:
             what = f"ended as {result.outcome} ({result.error}), expected {', '.join(expected)}"
             yield Violation(invariant="I8", task_id=result.task_id, what=what)
+    yield from _cancels(history)
     yield from _conflicts(history)
+
+
+def _cancels(history: History) -> Iterator[Violation]:
+    """What the service answers to a cancel is what becomes of the task."""
+    outcomes = {result.task_id: result.outcome for result in history.announced}
+    for asked in history.cancels:
+        outcome = outcomes.get(asked.task_id, "")
+        is_promised = asked.answer in {"cancel_requested", "cancelled"}
+        if outcome and is_promised != (outcome == "Cancelled"):
+            what = f"ended as {outcome} though its cancel was answered with {asked.answer}"
+            yield Violation(invariant="I8", task_id=asked.task_id, what=what)
 
 
 def _conflicts(history: History) -> Iterator[Violation]:

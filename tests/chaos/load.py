@@ -15,6 +15,8 @@ from agent_actors.local.model_server.script import Rule, Script, ScriptedCall, S
 ROLES = ("dev", "qa", "architect", "data", "task_extractor", "poet")
 TOOL_TURNS = 4
 SLOW_MS = 1_500.0
+# Longer than the `ack_wait_s` of chaos: without signs of life it would be handed out again.
+LONG_MS = 4_000.0
 HASTE_S = 0.4
 FAR_S = 3_600.0
 BIG_BYTES = 900_000
@@ -23,7 +25,10 @@ PLAN_ID = "chaos"
 
 
 class Planned(Struct, frozen=True, kw_only=True):
-    """A message to come. `deadline_in_s` becomes the task's deadline when it is published."""
+    """A message to come. `deadline_in_s` becomes the task's deadline when it is published.
+
+    `cancel_after_s` is when the task is cancelled, counted from its publishing; 0 is before it.
+    """
 
     at_s: float
     message_id: str
@@ -31,6 +36,7 @@ class Planned(Struct, frozen=True, kw_only=True):
     body: dict[str, Any] | bytes
     role: str = "dev"
     deadline_in_s: float | None = None
+    cancel_after_s: float | None = None
 
     @property
     def subject(self) -> str:
@@ -180,6 +186,19 @@ def _far_deadline(_: random.Random, task_id: str) -> list[Planned]:
     return [_message("far-deadline", _task("far-deadline", task_id), deadline_in_s=FAR_S)]
 
 
+@task_kind("long", 2, "completed")
+def _long(_: random.Random, task_id: str) -> list[Planned]:
+    return [_message("long", _task("long", task_id))]
+
+
+@task_kind("cancelled", 5, "completed", "Cancelled")
+def _cancelled(dice: random.Random, task_id: str) -> list[Planned]:
+    """Cancel a task before it is published, while it runs, or about when it ends."""
+    body = _task(dice.choice(("slow", "long", "proposal")), task_id)
+    after_s = dice.choice((0.0, dice.uniform(0, 0.2), dice.uniform(0.2, 4)))
+    return [_message("cancelled", body, cancel_after_s=after_s)]
+
+
 @task_kind("refused", 3, "ModelRefused")
 def _refused(_: random.Random, task_id: str) -> list[Planned]:
     return [_message("refused", _task("refused", task_id))]
@@ -202,6 +221,7 @@ def model_script() -> Script:
     return Script(
         rules=(
             Rule(when=When(task="[slow]"), reply=ScriptedReply(delay_ms=SLOW_MS)),
+            Rule(when=When(task="[long]"), reply=ScriptedReply(delay_ms=LONG_MS)),
             Rule(when=When(task="[refused]"), reply=ScriptedReply(status=400)),
             Rule(when=When(task="[big]"), reply=ScriptedReply(content="A short answer.")),
             *_tool_turns(),

@@ -12,6 +12,7 @@ import msgspec
 from chaos.history import (
     Announced,
     Buried,
+    CancelAsked,
     Leak,
     Leftovers,
     ModelRequest,
@@ -24,6 +25,7 @@ from chaos.load import Planned, task_id_in
 from chaos.stage import POOL, Stage
 from nats.aio.msg import Msg
 
+from agent_actors.client import AgentClient
 from agent_actors.contract import (
     CONTROL_GROUP,
     DEADLETTER_STREAM,
@@ -39,7 +41,7 @@ from agent_actors.contract import (
     TaskEvent,
     utc_now,
 )
-from agent_actors.errors import AgentActorsError
+from agent_actors.errors import AgentActorsError, PublishFailed, ServiceUnreachable
 from agent_actors.ledger import TaskRecord
 from agent_actors.patience import until_answered
 
@@ -71,6 +73,19 @@ async def publish(stage: Stage, planned: Planned) -> None:
             content=_digest(planned.subject.encode() + payload),
         )
     )
+
+
+async def cancel(stage: Stage, task_id: str) -> None:
+    """Cancel until the service has answered."""
+    client = AgentClient(stage.link)
+    while True:
+        try:
+            reply = await client.cancel(task_id)
+        except (ServiceUnreachable, PublishFailed):
+            await asyncio.sleep(POLL_S)
+        else:
+            break
+    stage.history.cancels.append(CancelAsked(at_s=stage.now(), task_id=task_id, answer=reply.state))
 
 
 async def watch_events(stage: Stage, on_event: OnEvent = lambda _: None) -> None:
@@ -156,7 +171,8 @@ async def _slots_used(stage: Stage) -> int:
     except AgentActorsError:
         return -1
     (pool,) = msgspec.json.decode(answer.data, type=ServiceStatus).pools
-    told = SlotSample(at_s=stage.now(), slots=pool.slots, used=pool.slots_used)
+    state = f"{pool.state}: {pool.reason}" if pool.reason else pool.state
+    told = SlotSample(at_s=stage.now(), slots=pool.slots, used=pool.slots_used, state=state)
     stage.history.slots.append(told)
     return told.used
 

@@ -10,6 +10,7 @@ from chaos.history import FaultWindow, History
 from chaos.invariants import Violation, check
 from chaos.load import KINDS, Planned, plan_load
 from chaos.recording import (
+    cancel,
     collect,
     log_lines,
     publish,
@@ -77,7 +78,12 @@ async def _load_and_faults(stage: Stage, duration_s: float, rate: float) -> None
 
 async def _publish_at(stage: Stage, message: Planned) -> None:
     await asyncio.sleep(message.at_s - stage.now())
+    if message.cancel_after_s == 0.0:
+        await cancel(stage, message.task_id)
     await publish(stage, message)
+    if message.cancel_after_s:
+        await asyncio.sleep(message.cancel_after_s)
+        await cancel(stage, message.task_id)
 
 
 async def _inject_at(stage: Stage, planned: PlannedFault, under_way: set[str]) -> None:
@@ -104,10 +110,11 @@ async def _tell_progress(stage: Stage, under_way: set[str]) -> None:
         await asyncio.sleep(TELL_EVERY_S)
         published = len({each.result_id for each in stage.history.published})
         ended = len({each.msg_id for each in stage.history.confirmed if not each.source_seq})
+        state = stage.history.slots[-1].state if stage.history.slots else "not known"
         faults = f"now: {', '.join(sorted(under_way))}" if under_way else "no fault now"
         say(
             f"{stage.now():5.0f} s  {published} tasks published, {ended} ended; "
-            f"{len(stage.history.faults)} faults, {faults}"
+            f"pool {state}; {len(stage.history.faults)} faults, {faults}"
         )
 
 

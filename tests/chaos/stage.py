@@ -73,7 +73,7 @@ class Setting(Struct, frozen=True, kw_only=True):
 # Recovers in seconds what by default would take a minute, so that much happens in a short run.
 HASTY = Setting(
     pool=PoolConfig(
-        actors=3, slots=16, ack_wait_s=6.0, max_attempts=4, retry_base_s=0.2, retry_cap_s=2.0
+        actors=3, slots=16, ack_wait_s=3.0, max_attempts=4, retry_base_s=0.2, retry_cap_s=2.0
     ),
     vllm=VllmConfig(
         first_byte_timeout_s=5.0,

@@ -51,6 +51,8 @@ def story(history: History, task_id: str) -> list[str]:
           for e in history.ledger_writes if e.task_id == task_id),
         *((e.at_s, f"{e.stream}: {e.by} knows that {e.msg_id} is stored")
           for e in history.confirmed if e.task_id == task_id),
+        *((e.at_s, f"cancel answered: {e.answer}") for e in history.cancels
+          if e.task_id == task_id),
         *((e.at_s, f"model asked ({e.conversation}): {_asked(e.status, e.fault, e.aborted)}")
           for e in history.requests if e.task_id == task_id),
         *((e.at_s, f"result {e.seq} stored: {e.outcome}, attempt {e.attempt} {e.error}")

@@ -7,6 +7,7 @@ from chaos.history import (
     Acked,
     Announced,
     Buried,
+    CancelAsked,
     Confirmed,
     Delivered,
     FaultWindow,
@@ -96,7 +97,15 @@ MODEL_ILL = [FaultWindow(kind="model answers wrong", lane="model", begin_s=1, en
 SECOND = published(2, content="b")
 CONFLICT = buried(2, reason="TaskIdConflict", msg_id="conflict:2")
 
+CANCELLED = [CancelAsked(at_s=1.5, task_id="t", answer="cancel_requested")]
+TOO_LATE = [CancelAsked(at_s=2.5, task_id="t", answer="completed")]
+ENDED_CANCELLED = failed("Cancelled")
+
 HOLDS = {
+    "a cancel that came too late says so": good(cancels=TOO_LATE),
+    "a cancelled task ends as such": good(
+        cancels=CANCELLED, published=[published(kind="some")], announced=[ENDED_CANCELLED]
+    ),
     "all is well": good(),
     "a copy of a task has no result of its own": good(
         published=[published(), published(2)], acked=[acked(3, seq=2), acked(5)]
@@ -176,6 +185,11 @@ BREAKS: dict[str, tuple[str, History]] = {
     ),
     "a secret in a log": ("I7", good(leaks=[Leak(secret="vLLM key", where="a log")])),
     "no reason": ("I8", good(announced=[failed("TaskTimeout", "")])),
+    "a task that completed though its cancel was taken": ("I8", good(cancels=CANCELLED)),
+    "a task that was cancelled though its cancel came too late": (
+        "I8",
+        good(cancels=TOO_LATE, published=[published(kind="some")], announced=[ENDED_CANCELLED]),
+    ),
     "a failure that the task does not call for": ("I8", good(announced=[failed("TaskTimeout")])),
     "a success that the task does not allow": ("I8", good(published=[published(kind="invalid")])),
     "no dead letter": (
