@@ -1,5 +1,24 @@
-"""Who decides what after an attempt: the table of design section 5, as one pure function."""
+"""What becomes of a task after an attempt: one table, as pure functions.
 
+    how the attempt ended           what becomes of the task            what counts
+    ------------------------------  ----------------------------------  ---------------------
+    an answer                       completed
+    cancelled, however it ended     failed
+    told to stop: its actor drains  given back, handed out at once
+    InvalidTask                     failed, dead letter
+    ModelUnavailable, Workspace-    handed out again after a while,     how often, for the
+      Unavailable                     until the task's deadline           wait
+    StrategyCrashed                 handed out again after a while      a failure
+      with max_attempts of them     failed, dead letter
+    its actor died                  a suspect, runs alone from now on   a death, when alone
+      with max_attempts of them     PoisonTask: failed, dead letter
+    any other error                 failed
+
+`dispose` has what an attempt lives to see. The death of its actor is told to the ledger by
+those who survive it (`ledger.give_back`), and `refusal` sees what that has come to.
+"""
+
+import math
 from typing import Protocol
 
 from msgspec import Struct
@@ -53,7 +72,15 @@ class Retry(Struct, frozen=True):
     counts: bool
 
 
-Disposition = Finish | Retry
+class GiveBack(Struct, frozen=True):
+    """Release the task and nak it, as if this attempt had not been."""
+
+
+class Drained(Struct, frozen=True):
+    """How an attempt ends whose actor was told to stop."""
+
+
+Disposition = Finish | Retry | GiveBack
 
 
 def refusal(record: TaskRecord, policy: RetryPolicy) -> TaskError | None:
@@ -69,23 +96,38 @@ def refusal(record: TaskRecord, policy: RetryPolicy) -> TaskError | None:
 
 
 def dispose(
-    failure: TaskError | None, record: TaskRecord, policy: RetryPolicy, *, luck: float
+    ending: TaskError | Drained | None,
+    record: TaskRecord,
+    policy: RetryPolicy,
+    *,
+    luck: float,
+    left_s: float = math.inf,
 ) -> Disposition:
-    """Decide what becomes of a task whose attempt ended with `failure` (None: an answer).
+    """Decide what becomes of a task, by how its attempt ended (None: with an answer).
 
-    `luck` in [0, 1) is the share of the longest wait: full jitter.
+    `luck` in [0, 1) is the share of the longest wait: full jitter. `left_s` is the time to the
+    task's deadline, when it is to be told that this has passed.
     """
-    if isinstance(failure, POSTPONED):
-        delay_s = _backoff_s(record.postponed, policy, luck)
-        asked_s = failure.retry_after_s if isinstance(failure, ModelUnavailable) else None
-        return Retry(delay_s=max(delay_s, asked_s or 0.0), counts=False)
-    match failure:
+    if record.cancelled:
+        return Finish()
+    if isinstance(ending, POSTPONED):
+        asked_s = ending.retry_after_s if isinstance(ending, ModelUnavailable) else None
+        delay_s = max(_backoff_s(record.postponed, policy, luck), asked_s or 0.0)
+        return Retry(delay_s=_until(left_s, delay_s), counts=False)
+    match ending:
+        case Drained():
+            return GiveBack()
         case StrategyCrashed() if record.failures + 1 < policy.max_attempts:
-            return Retry(delay_s=_backoff_s(record.failures, policy, luck), counts=True)
+            delay_s = _backoff_s(record.failures, policy, luck)
+            return Retry(delay_s=_until(left_s, delay_s), counts=True)
         case InvalidTask() | StrategyCrashed() | PoisonTask():
             return Finish(dead_letter=True)
         case _:
             return Finish()
+
+
+def _until(left_s: float, delay_s: float) -> float:
+    return min(delay_s, max(0.0, left_s))
 
 
 def _backoff_s(earlier: int, policy: RetryPolicy, luck: float) -> float:

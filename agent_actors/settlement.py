@@ -5,6 +5,7 @@ the other, and a crash between any two of them is mended by the next delivery.
 """
 
 import asyncio
+import math
 import random
 import uuid
 from collections.abc import Awaitable, Callable
@@ -32,7 +33,7 @@ from agent_actors.contract import (
     generation_in,
     role_token,
 )
-from agent_actors.disposition import Finish, Retry, dispose, refusal
+from agent_actors.disposition import Drained, Finish, GiveBack, Retry, dispose, refusal
 from agent_actors.errors import Cancelled, FencedOut, TaskError, TaskIdConflict
 from agent_actors.execution import ExecuteAgentTask, Outcome
 from agent_actors.journal import LeaseJournal
@@ -196,18 +197,30 @@ class SettleDelivery:
                 so_far = outcome or self._refused(delivery, reading, lease, Cancelled())
                 outcome = _cancelled(so_far)
             try:
-                return await self._conclude(delivery, lease, outcome)
+                return await self._conclude(delivery, reading, lease, outcome)
             except CancelledMeanwhile as cancelled:
                 lease = cancelled.lease
 
-    async def _conclude(self, delivery: Delivery, lease: Lease, outcome: Outcome | None) -> Settled:
-        """End the task with what its attempt came to. Raises FencedOut, CancelledMeanwhile."""
-        if outcome is None:
+    async def _conclude(
+        self,
+        delivery: Delivery,
+        reading: ValidTask | BrokenTask,
+        lease: Lease,
+        outcome: Outcome | None,
+    ) -> Settled:
+        """Do with the task what its attempt came to. Raises FencedOut, CancelledMeanwhile."""
+        disposition = dispose(
+            outcome.failure if outcome else Drained(),
+            lease.record,
+            self._pool,
+            luck=_luck(),
+            left_s=self._left_s(reading),
+        )
+        if outcome is None or isinstance(disposition, GiveBack):
             await self._leases.release(lease)
             await self._acks.nak(delivery)
             return "released"
         log.info("task.attempted", error_type=outcome.result.error_type)
-        disposition = dispose(outcome.failure, lease.record, self._pool, luck=_luck())
         if isinstance(disposition, Retry):
             return await self._postpone(delivery, lease, outcome, disposition)
         record = await self._commit(lease, outcome, disposition)
@@ -251,6 +264,11 @@ class SettleDelivery:
         if isinstance(reading, BrokenTask):
             return Outcome(self._broken_result(delivery, reading, lease), failure)
         return self._execute.refuse(self._request(reading, lease.record.attempt), failure)
+
+    def _left_s(self, reading: ValidTask | BrokenTask) -> float:
+        """Return the seconds until the task's deadline."""
+        deadline = reading.constraints.deadline if isinstance(reading, ValidTask) else None
+        return (deadline - self._clock()).total_seconds() if deadline else math.inf
 
     async def _postpone(
         self, delivery: Delivery, lease: Lease, outcome: Outcome, retry: Retry

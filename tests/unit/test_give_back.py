@@ -12,6 +12,7 @@ from agent_actors.ledger import (
     Stale,
     TaskRecord,
     begin,
+    cancel,
     commit,
     give_back,
     release,
@@ -82,3 +83,45 @@ def test_a_delivery_released_before_is_handed_out_again():
 def test_what_another_agent_runs_from_this_very_delivery_is_left_alone():
     other = replace(begun(claim()), agent_id="other")
     assert give_back(other, claim()) == Stale()
+
+
+# Suspects.
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_what_ran_in_an_actor_that_died_is_a_suspect_and_dying_alone_counts(*, alone: bool):
+    verdict = give_back(begun(claim()), claim(), alone=alone)
+    assert isinstance(verdict, Release)
+    assert verdict.record.is_suspect
+    assert verdict.record.deaths == alone
+    assert verdict.record.failures == 0
+
+
+def test_what_was_not_begun_there_is_no_suspect():
+    waiting = release(begun(claim()), NOON)
+    earlier = begun(claim(agent_id="other"))
+    for found in (None, waiting, earlier, replace(ENDED, agent_id="dead")):
+        verdict = give_back(found, claim(num_delivered=2), alone=True)
+        if isinstance(verdict, Release):
+            assert not verdict.record.is_suspect
+            assert verdict.record.deaths == 0
+        else:
+            assert verdict == Nak()
+
+
+def test_a_suspect_stays_one_until_the_task_has_ended():
+    verdict = give_back(begun(claim()), claim(), alone=True)
+    assert isinstance(verdict, Release)
+    again = begun(claim(num_delivered=2), verdict.record)
+    assert again.is_suspect
+    assert release(again, NOON, postponed=True).is_suspect
+    assert not commit(again, "completed", b"{}", NOON, None).is_suspect
+    died_again = give_back(again, claim(num_delivered=2), alone=True)
+    assert isinstance(died_again, Release)
+    assert died_again.record.deaths == 2
+
+
+def test_a_suspect_that_is_cancelled_need_not_run_alone_since_it_does_not_run():
+    verdict = give_back(begun(claim()), claim())
+    assert isinstance(verdict, Release)
+    assert not cancel(verdict.record, "t", NOON).is_suspect

@@ -19,7 +19,7 @@ from agent_actors.errors import (
 )
 from agent_actors.execution import PROPOSAL, TOOLS, ExecuteAgentTask
 from agent_actors.leases import Leases
-from agent_actors.ledger import TaskRecord
+from agent_actors.ledger import Claim, TaskRecord
 from agent_actors.oversize import MAX_EVENT_BYTES, fit_event, fit_result
 from agent_actors.ports import AttemptRecord, ExecutionRequest, Message, Strategy
 from agent_actors.settlement import SettleDelivery, agent_for
@@ -155,6 +155,58 @@ async def test_a_bug_of_ours_is_tried_again_and_then_becomes_a_dead_letter():
     assert letter.payload == TASK
     assert letter.headers["Agent-Actors-Reason"] == "StrategyCrashed"
     assert letter.headers["Agent-Actors-Attempts"] == "2"
+
+
+async def test_a_task_that_took_its_actors_down_is_not_run_again_and_becomes_a_dead_letter():
+    bench = Bench(pool=PoolConfig(max_attempts=2))
+    leases = Leases(bench.ledger, Queue(), noon)
+    for number in (1, 2):
+        claim = Claim(
+            task_id="t-1",
+            source=delivery(num_delivered=number).source,
+            content="hash",
+            agent_id="dead",
+            lease=f"lease-{number}",
+            now=noon(),
+        )
+        await leases.begin(claim)
+        assert await leases.give_back(claim, alone=True)
+        assert await leases.is_suspect("t-1")
+    assert await bench.settle(delivery(num_delivered=3)) == "failed"
+    assert not bench.strategy.requests
+    assert bench.result.error_type == "PoisonTask"
+    assert "2 actors died" in (bench.result.error or "")
+    (letter,) = bench.dead_letters
+    assert letter.headers["Agent-Actors-Reason"] == "PoisonTask"
+    assert letter.payload == TASK
+    assert not await leases.is_suspect("t-1")
+
+
+async def test_a_suspect_that_answers_is_completed_like_any_other():
+    bench = Bench()
+    leases = Leases(bench.ledger, Queue(), noon)
+    assert not await leases.is_suspect("t-1")
+    claim = Claim(
+        task_id="t-1",
+        source=delivery().source,
+        content="hash",
+        agent_id="dead",
+        lease="lease",
+        now=noon(),
+    )
+    await leases.begin(claim)
+    await leases.give_back(claim)
+    assert await bench.settle(delivery(num_delivered=2)) == "completed"
+
+
+async def test_a_retry_comes_back_when_the_deadline_has_passed_to_tell_so():
+    payload = (
+        b'{"task_id": "t-1", "task_description": "x",'
+        b' "constraints": {"deadline": "2026-01-01T12:00:05Z"}}'
+    )
+    bench = Bench(strategy=Scripted(ModelUnavailable("429", retry_after_s=600.0)))
+    assert await bench.settle(delivery(payload)) == "retried"
+    assert ("nak", 5.0) in bench.wire.log
 
 
 async def test_an_attempt_that_takes_too_long_fails():
