@@ -90,7 +90,10 @@ class Journal(Protocol):
         ...
 
     async def append(self, entry: bytes) -> None:
-        """Return once the entry is stored. Raises FencedOut when another attempt has the task."""
+        """Return once the entry is stored.
+
+        Raises FencedOut when another attempt has the task, Cancelled when it was cancelled.
+        """
         ...
 
     async def begin_anew(self, entry: bytes) -> None:

@@ -24,6 +24,8 @@ from agent_actors.cli import COMMANDS
 from agent_actors.config import NatsConfig
 from agent_actors.contract import (
     ActorStatus,
+    CancelReply,
+    CancelState,
     PoolStatus,
     ServiceStatus,
     TaskState,
@@ -146,6 +148,47 @@ async def test_submit_waits_and_ends_as_the_task_does(bench: Bench, state: TaskS
     ended = await run(bench.url, "submit", "x", "--task-id", "t-1", "--wait", "--json")
     assert ended.code == code
     assert json.loads(ended.out)["status"] == state
+
+
+@pytest.mark.nats
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("cancel_requested", "t-1: cancel requested; it fails as Cancelled: at once if it runs, "),
+        ("cancelled", "t-1: was cancelled before\n"),
+        ("completed", "t-1: has completed already\n"),
+        ("failed", "t-1: has failed already\n"),
+    ],
+)
+async def test_cancel_says_what_it_came_to(bench: Bench, state: CancelState, said: str):
+    asked: list[bytes] = []
+
+    async def answer(request: bytes) -> bytes:
+        asked.append(request)
+        return encode(CancelReply(task_id="t-1", state=state))
+
+    await bench.serve({"cancel": answer})
+    ended = await run(bench.url, "cancel", "t-1")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith(said)
+    ended = await run(bench.url, "cancel", "t-1", "--json")
+    assert json.loads(ended.out) == {"task_id": "t-1", "state": state}
+    assert asked == [b'{"task_id":"t-1"}'] * 2
+
+
+@pytest.mark.nats
+async def test_cancel_without_a_service_ends_with_3(bench: Bench):
+    ended = await run(bench.url, "cancel", "t-1")
+    assert (ended.code, ended.out) == (3, "")
+    assert "no service answers" in ended.err
+    assert (await run(bench.url, "cancel", "")).code == 2
+
+
+@pytest.mark.nats
+async def test_status_tells_of_a_cancel_that_is_not_done_yet(bench: Bench):
+    await bench.record("t-1", "waiting", attempt=2, cancelled=True)
+    ended = await run(bench.url, "status", "t-1")
+    assert ended.out == "t-1 waiting  (after attempt 2, for the next, cancel requested)\n"
 
 
 @pytest.mark.nats

@@ -473,3 +473,47 @@ async def test_an_announcement_of_a_cancelled_task_is_repeated_word_for_word():
     assert await bench.settle(delivery(num_delivered=2)) == "announced"
     assert bench.wire.published == [first, first]
     assert isinstance(first, Message)
+
+
+# Together with a replay.
+
+
+def plea(generation: int = 0) -> ledger.Plea:
+    return ledger.Plea(
+        task_id="t-1", generation=generation, stream_seq=1, content="hash", now=noon()
+    )
+
+
+def test_a_cancelled_task_leaves_nothing_to_replay():
+    marked = ledger.cancel(begun(), "t-1", noon())
+    ended = ledger.commit(marked, "failed", b"{}", noon(), None)
+    assert ledger.replay(ended, plea()) == ledger.Occupied(ended)
+
+
+@pytest.mark.parametrize("queued_at", [0, 5])
+def test_a_task_cancelled_while_it_is_replayed_does_not_run(queued_at: int):
+    why = ledger.DeadLetterReason(reason="StrategyCrashed", error="KeyError")
+    ended = ledger.commit(begun(), "failed", b"{}", noon(), why)
+    opened = ledger.replay(ended, plea())
+    assert isinstance(opened, ledger.Reopen)
+    marked = ledger.cancel(opened.record, "t-1", noon())
+    assert ledger.replay(marked, plea()) == ledger.Reopen(marked)
+    if queued_at:
+        marked = ledger.queue(marked, queued_at, noon())
+    mine = replace(claim(), source=delivery(stream_seq=5).source, generation=1)
+    verdict = ledger.begin(marked, mine)
+    assert isinstance(verdict, ledger.Run)
+    assert (verdict.record.cancelled, verdict.record.generation) == (True, 1)
+
+
+def test_a_replay_undoes_the_cancel_of_an_id_whose_record_is_gone():
+    awaited = ledger.cancel(None, "t-1", noon())
+    opened = ledger.replay(awaited, plea())
+    assert isinstance(opened, ledger.Reopen)
+    assert (opened.record.cancelled, opened.record.generation) == (False, 1)
+
+
+def begun() -> TaskRecord:
+    verdict = ledger.begin(None, claim())
+    assert isinstance(verdict, ledger.Run)
+    return verdict.record

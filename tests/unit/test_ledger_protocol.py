@@ -139,6 +139,7 @@ EVERYTHING_HAPPENS = [
     Rules(copies=2, deliveries=3, replays=1, answers_to_lose=0),
     Rules(copies=1, deliveries=3, cancels=1, turns=1),
     Rules(copies=2, deliveries=3, cancels=1, answers_to_lose=1),
+    Rules(copies=1, deliveries=3, cancels=1, replays=1, answers_to_lose=0),
 ]
 MORE_OF_IT = [
     Rules(copies=2, deliveries=4),
