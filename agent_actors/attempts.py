@@ -30,6 +30,7 @@ class Attempt:
         self.task: asyncio.Task[Outcome] | None = None
         self.is_said_to_be_cancelled = False
         self.stopped_for: TaskError | None = None
+        self.check: asyncio.Task[None] | None = None
 
 
 class Attempts:
@@ -38,7 +39,6 @@ class Attempts:
     def __init__(self, leases: Leases) -> None:
         self._leases = leases
         self._known: set[Attempt] = set()
-        self._checks: set[asyncio.Task[None]] = set()
         self.are_given_back = False
 
     @contextmanager
@@ -50,6 +50,8 @@ class Attempts:
             yield attempt
         finally:
             self._known.discard(attempt)
+            if attempt.check:
+                attempt.check.cancel()
 
     async def run(self, attempt: Attempt, lease: Lease, work: Work) -> Outcome | None:
         """Return what the work came to; None when it was told to give the task back."""
@@ -78,12 +80,13 @@ class Attempts:
                 self._check(attempt)
 
     def _check(self, attempt: Attempt) -> None:
+        """Ask the ledger; anew when more is heard, since the answer on its way may be too old."""
+        if attempt.check:
+            attempt.check.cancel()
         if attempt.lease and attempt.task:
-            check = asyncio.create_task(
-                self._end_if_cancelled(attempt, attempt.lease, attempt.task)
-            )
-            self._checks.add(check)
-            check.add_done_callback(self._end_check)
+            ending = self._end_if_cancelled(attempt, attempt.lease, attempt.task)
+            attempt.check = asyncio.create_task(ending)
+            attempt.check.add_done_callback(_tell_trouble)
 
     async def _end_if_cancelled(
         self, attempt: Attempt, lease: Lease, task: asyncio.Task[Outcome]
@@ -93,8 +96,8 @@ class Attempts:
             attempt.stopped_for = Cancelled()
             task.cancel()
 
-    def _end_check(self, check: asyncio.Task[None]) -> None:
-        """Leave the attempt alone when the ledger cannot be read: its next write will tell."""
-        self._checks.discard(check)
-        if not check.cancelled() and (error := check.exception()):
-            log.warning("task.cancel_not_checked", exc_info=error)
+
+def _tell_trouble(check: asyncio.Task[None]) -> None:
+    """Leave the attempt alone when the ledger cannot be read: its next write will tell."""
+    if not check.cancelled() and (error := check.exception()):
+        log.warning("task.cancel_not_checked", exc_info=error)

@@ -177,8 +177,8 @@ class AgentClient:
         that nobody has seen yet is kept for as long as the ledger keeps records. Asking twice
         does no harm; a task that has ended stays as it is.
 
-        Raises ServiceUnreachable when no service runs, PublishFailed without an answer: whether
-        it is cancelled is not known then.
+        Raises ServiceUnreachable when no service runs, or when it has no answer of NATS itself;
+        PublishFailed without an answer. Whether the task is cancelled is not known then: ask again.
         """
         check_task_id(task_id)
         request = encode(CancelRequest(task_id=task_id))

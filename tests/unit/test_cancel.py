@@ -229,6 +229,27 @@ async def test_an_agent_that_cannot_ask_the_ledger_is_left_to_its_next_write():
     bench.ended_cancelled_once()
 
 
+async def test_a_question_to_the_ledger_ends_with_the_attempt_that_it_is_about():
+    bench = Bench(Scripted(waits=(gate := asyncio.Event())))
+    settling = asyncio.create_task(bench.settle(delivery()))
+    await bench.strategy.started.wait()
+    asked, ended = asyncio.Event(), asyncio.Event()
+
+    async def silent(key: str) -> Stored:
+        asked.set()
+        try:
+            return await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    bench.ledger.read = silent
+    bench.settle.cancel("t-1")
+    await asked.wait()
+    gate.set()
+    assert await settling == "completed"
+    await asyncio.wait_for(ended.wait(), 5)
+
+
 async def test_two_cancels_at_once_end_the_task_once():
     bench = Bench()
     settling = asyncio.create_task(bench.settle(delivery()))
