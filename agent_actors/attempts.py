@@ -39,7 +39,7 @@ class Attempts:
     def __init__(self, leases: Leases) -> None:
         self._leases = leases
         self._known: set[Attempt] = set()
-        self.are_given_back = False
+        self._are_given_back = False
 
     @contextmanager
     def expected(self, task_id: str) -> Generator[Attempt]:
@@ -55,6 +55,8 @@ class Attempts:
 
     async def run(self, attempt: Attempt, lease: Lease, work: Work) -> Outcome | None:
         """Return what the work came to; None when it was told to give the task back."""
+        if self._are_given_back:
+            return None
         attempt.lease = lease
         attempt.task = asyncio.create_task(work(lambda: attempt.stopped_for))
         if attempt.is_said_to_be_cancelled:
@@ -67,7 +69,7 @@ class Attempts:
 
     def give_back(self) -> None:
         """End all attempts, and let no other begin."""
-        self.are_given_back = True
+        self._are_given_back = True
         for attempt in self._known:
             if attempt.task:
                 attempt.task.cancel()

@@ -238,8 +238,6 @@ class SettleDelivery:
         attempt: Attempt,
     ) -> Outcome | None:
         """Return what the attempt came to; None when it was told to give the task back."""
-        if self._attempts.are_given_back:
-            return None
         if isinstance(reading, BrokenTask):
             return self._refused(delivery, reading, lease, reading.problem)
         if failure := refusal(lease.record, self._pool):

@@ -9,7 +9,7 @@ from support.fakes import MemoryLedger, Queue, Scripted, Wire, delivery, noon
 
 from agent_actors import patience
 from agent_actors.config import PoolConfig, RoleConfig
-from agent_actors.contract import AgentResult, AgentTask, Constraints, encode
+from agent_actors.contract import AgentResult, AgentTask, Constraints, TaskEvent, encode
 from agent_actors.errors import (
     FencedOut,
     ModelRefused,
@@ -385,6 +385,19 @@ async def test_giving_back_reaches_what_is_just_beginning():
     bench.settle.give_back()
     gate.set()
     assert await settling == "released"
+    assert not bench.strategy.requests
+
+
+async def test_giving_back_reaches_what_just_tells_that_it_begins():
+    bench = Bench()
+    emit = bench.wire.emit
+
+    async def give_back_first(event: TaskEvent) -> None:
+        bench.settle.give_back()
+        await emit(event)
+
+    bench.wire.emit = give_back_first
+    assert await bench.settle(delivery()) == "released"
     assert not bench.strategy.requests
 
 
