@@ -104,6 +104,7 @@ class AgentActor:
         self._stop: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
         self._model_away = False
+        self._alone = False
         self._parts = asyncio.create_task(self._built(build))
         self._heartbeat = asyncio.create_task(self._beat())
 
@@ -114,10 +115,18 @@ class AgentActor:
         mine = [held.delivery for held in self._held.values() if held.owner == supervisor_id]
         return self._report(held=mine, sandbox=parts.sandbox, process=self._process)
 
-    async def submit(self, supervisor_id: str, batch: Sequence[Delivery]) -> ActorReport:
-        """Take what there are slots for, and return at once."""
+    async def submit(
+        self, supervisor_id: str, batch: Sequence[Delivery], *, alone: bool = False
+    ) -> ActorReport:
+        """Take what there are slots for, and return at once.
+
+        With `alone` that is one delivery if nothing is held, and nothing beside it until it ends.
+        """
         settle = (await asyncio.shield(self._parts)).settle
         taken = self._free
+        if alone:
+            taken = min(taken, 0 if self._held else 1)
+            self._alone = taken > 0
         for delivery in batch[:taken]:
             if delivery.id not in self._held:
                 self._take(supervisor_id, delivery, settle)
@@ -149,7 +158,8 @@ class AgentActor:
 
     @property
     def _free(self) -> int:
-        return 0 if self._stop else max(0, self._slots - len(self._held))
+        is_closed = self._stop or self._alone
+        return 0 if is_closed else max(0, self._slots - len(self._held))
 
     async def _end(self) -> None:
         if not self._parts.done():
@@ -195,6 +205,7 @@ class AgentActor:
         """
         self._version += 1
         held = self._held.pop(delivery.id)
+        self._alone = False  # it was the only one, if it was alone
         self._news[held.owner].put_nowait(delivery.id)
         if not settlement.cancelled() and (error := settlement.exception()):
             log.error("task.unsettled", stream_seq=delivery.source.stream_seq, exc_info=error)
@@ -226,6 +237,7 @@ class AgentActor:
             slots=self._slots,
             free=self._free,
             model_away=self._model_away,
+            alone=self._alone,
             refused=list(refused),
             finished=list(finished),
             held=list(held),

@@ -12,7 +12,10 @@ from agent_actors.ports import ActorReport, Delivery
 
 
 class ActorView(Struct):
-    """One actor as the supervisor knows it; `incarnation` is empty until it has answered."""
+    """One actor as the supervisor knows it; `incarnation` is empty until it has answered.
+
+    `alone`: what it holds is to have no company; `reserved`: it is being emptied for that.
+    """
 
     agent_id: str
     incarnation: str = ""
@@ -22,18 +25,20 @@ class ActorView(Struct):
     version: int = -1
     held: dict[str, Delivery] = {}
     sending: int = 0
+    alone: bool = False
+    reserved: bool = False
     model_away: bool = False
     sandbox: str = ""
 
     @property
     def used(self) -> int:
         """Slots that are taken, and those that something is on its way to."""
-        return self.slots - self.available
+        return self.slots - max(0, self.free - self.sending)
 
     @property
     def available(self) -> int:
-        """Slots that nothing is on its way to."""
-        return max(0, self.free - self.sending)
+        """Slots that may get something."""
+        return 0 if self.alone or self.reserved else self.slots - self.used
 
 
 class Dispatcher:
@@ -72,6 +77,7 @@ class Dispatcher:
             slots=report.slots,
             free=report.free,
             version=report.version,
+            alone=report.alone,
             model_away=report.model_away,
             held={delivery.id: delivery for delivery in report.held},
             sandbox=report.sandbox,
@@ -103,6 +109,25 @@ class Dispatcher:
             self._send(self.actors[agent_id], batch)
         return batches
 
+    def isolate(self, lane: list[Delivery]) -> tuple[str, list[Delivery]] | None:
+        """Take the first off the lane for an empty actor, to run there alone; one at a time.
+
+        While none is empty, the one with the least to do gets nothing more.
+        """
+        actors = [actor for actor in self._willing if actor.incarnation]
+        for actor in actors:
+            actor.reserved = False
+        if not lane or not actors or any(actor.alone for actor in actors):
+            return None
+        emptiest = min(actors, key=lambda actor: (actor.used, actor.agent_id))
+        if emptiest.used:
+            emptiest.reserved = True
+            return None
+        emptiest.alone = True
+        batch = [lane.pop(0)]
+        self._send(emptiest, batch)
+        return emptiest.agent_id, batch
+
     def arrived(self, agent_id: str, batch: list[Delivery], report: ActorReport) -> list[Delivery]:
         """Take an actor's answer to a batch; return what it had no slot for."""
         actor = self.actors[agent_id]
@@ -112,6 +137,7 @@ class Dispatcher:
         refused = set(report.refused)
         for id_ in refused:
             actor.held.pop(id_, None)
+        actor.alone = actor.alone and bool(actor.held)
         self._update(actor, report)
         return [delivery for delivery in batch if delivery.id in refused]
 
@@ -123,6 +149,7 @@ class Dispatcher:
         for id_ in report.finished:
             if actor.held.pop(id_, None):
                 self.settled += 1
+        actor.alone = actor.alone and bool(actor.held)
         self._update(actor, report)
         return True
 

@@ -6,7 +6,7 @@ given back at once.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -43,6 +43,9 @@ OpenSource = Callable[[str, OnDelivery, OnIdle], Awaitable[TaskSource]]
 
 SENDS_TIMEOUT_S = 10.0
 MODEL_UNAVAILABLE = "model unavailable"
+# An actor's death proves little against what it held: most die of something else, and to run
+# all of that one at a time would take long. So it runs once more in company, and then alone.
+ALONE_FROM_DELIVERY = 3
 
 
 class SupervisorParts(Struct, frozen=True, kw_only=True):
@@ -78,6 +81,8 @@ class PoolSupervisor:
         self._breaker = Breaker()
         self._handles: dict[str, ActorHandle] = {}
         self._inbox: list[Delivery] = []
+        self._unjudged: list[Delivery] = []
+        self._lane: list[Delivery] = []
         self._wake = asyncio.Event()
         self._greeted = asyncio.Condition()
         self._source: TaskSource | None = None
@@ -158,22 +163,29 @@ class PoolSupervisor:
             settled=self._dispatcher.settled,
         )
 
+    @property
+    def _waiting(self) -> list[Delivery]:
+        """What is here and with no actor."""
+        return [*self._inbox, *self._unjudged, *self._lane]
+
     def _note_trouble(self, error: AgentActorsError) -> None:
         missing = isinstance(error, StreamMissing)
         self._trouble = CONSUMER_MISSING if missing else str(error)
 
     def _receive(self, delivery: Delivery) -> None:
-        self._inbox.append(delivery)
+        again = delivery.source.num_delivered >= ALONE_FROM_DELIVERY
+        (self._unjudged if again else self._inbox).append(delivery)
         self._wake.set()
 
     async def _pump(self, source: TaskSource, group: asyncio.TaskGroup) -> None:
         """Hand out what has come, and ask for as much as there are slots left."""
         while True:
             await self._news()
+            await self._judge()
+            if isolated := self._dispatcher.isolate(self._lane):
+                self._start_send(*isolated, group, alone=True)
             for agent_id, batch in self._dispatcher.assign(self._inbox).items():
-                send = group.create_task(self._send(agent_id, batch, group))
-                self._sends.add(send)
-                send.add_done_callback(self._sends.discard)
+                self._start_send(agent_id, batch, group)
             await self._pull(source)
 
     async def _news(self) -> None:
@@ -182,6 +194,21 @@ class PoolSupervisor:
             async with asyncio.timeout(self._breaker.look_again_in_s()):
                 await self._wake.wait()
         self._wake.clear()
+
+    async def _judge(self) -> None:
+        """Put suspects in the lane: those whose actor died with them. The others go on."""
+        for delivery in list(self._unjudged):
+            is_suspect = await self._is_suspect(delivery)
+            self._unjudged.remove(delivery)
+            (self._lane if is_suspect else self._inbox).append(delivery)
+
+    async def _is_suspect(self, delivery: Delivery) -> bool:
+        reading = read(delivery, max_payload_bytes=self._parts.max_payload_bytes)
+        try:
+            return bool(reading.task_id) and await self._parts.leases.is_suspect(reading.task_id)
+        except AgentActorsError as error:
+            self._log.error("task.not_judged", task_id=reading.task_id, error=str(error))
+            return False
 
     async def _pull(self, source: TaskSource) -> None:
         """Ask for as many deliveries as there is room for; while the model is away, for one."""
@@ -200,15 +227,27 @@ class PoolSupervisor:
             self._breaker.pulled(now)
             await source.pull(wanted)
 
-    async def _send(self, agent_id: str, batch: list[Delivery], group: asyncio.TaskGroup) -> None:
+    def _start_send(
+        self, agent_id: str, batch: list[Delivery], group: asyncio.TaskGroup, *, alone: bool = False
+    ) -> None:
+        send = group.create_task(self._send(agent_id, batch, group, alone=alone))
+        self._sends.add(send)
+        send.add_done_callback(self._sends.discard)
+
+    async def _send(
+        self, agent_id: str, batch: list[Delivery], group: asyncio.TaskGroup, *, alone: bool
+    ) -> None:
+        if alone:
+            self._log.info("task.isolated", agent_id=agent_id, waiting=len(self._lane))
         incarnation = self._dispatcher.actors[agent_id].incarnation
         try:
-            report = await self._handles[agent_id].submit(self._id, batch)
+            report = await self._handles[agent_id].submit(self._id, batch, alone=alone)
         except ActorLost as error:
             if self._dispatcher.actors[agent_id].incarnation == incarnation:
                 self._lose(agent_id, error, group)  # `_listen` notices, and greets it again
             return
-        self._inbox[:0] = self._dispatcher.arrived(agent_id, batch, report)
+        waiting = self._lane if alone else self._inbox
+        waiting[:0] = self._dispatcher.arrived(agent_id, batch, report)
         self._wake.set()
 
     async def _listen(self, agent_id: str, group: asyncio.TaskGroup) -> None:
@@ -241,16 +280,17 @@ class PoolSupervisor:
         return WatchedActor(handle, report.process, self._pool.hang_timeout_s)
 
     def _lose(self, agent_id: str, error: ActorLost, group: asyncio.TaskGroup) -> None:
+        alone = self._dispatcher.actors[agent_id].alone
         lost = self._dispatcher.lose(agent_id)
         self._log.warning("actor.lost", agent_id=agent_id, held=len(lost), error=str(error))
-        group.create_task(self._give_back(agent_id, lost))
+        for delivery in lost:
+            group.create_task(self._give_back(agent_id, delivery, alone=alone))
 
-    async def _give_back(self, agent_id: str, deliveries: Sequence[Delivery]) -> None:
-        """Release in the ledger what the actor held, and have it handed out again at once."""
-        await asyncio.gather(*(self._give_back_one(agent_id, each) for each in deliveries))
+    async def _give_back(self, agent_id: str, delivery: Delivery, *, alone: bool) -> None:
+        """Release in the ledger what the actor held, and have it handed out again at once.
 
-    async def _give_back_one(self, agent_id: str, delivery: Delivery) -> None:
-        """Give back one delivery; where that cannot be, `ack_wait` brings it back later."""
+        Where that cannot be, `ack_wait` brings it back later.
+        """
         reading = read(delivery, max_payload_bytes=self._parts.max_payload_bytes)
         claim = Claim(
             task_id=reading.task_id,
@@ -262,7 +302,7 @@ class PoolSupervisor:
         )
         given_back = self._log.bind(agent_id=agent_id, task_id=reading.task_id)
         try:
-            if not reading.task_id or await self._parts.leases.give_back(claim):
+            if not reading.task_id or await self._parts.leases.give_back(claim, alone=alone):
                 await self._parts.acks.nak(delivery)
                 given_back.info("task.given_back")
         except AgentActorsError as error:
@@ -272,7 +312,7 @@ class PoolSupervisor:
         """Keep what waits here for a slot from being handed out a second time."""
         while True:
             await asyncio.sleep(self._pool.heartbeat_s)
-            await self._parts.acks.in_progress(self._inbox)
+            await self._parts.acks.in_progress(self._waiting)
 
     async def _drain(self) -> None:
         if self._source:
@@ -281,7 +321,7 @@ class PoolSupervisor:
             await asyncio.wait(self._sends, timeout=SENDS_TIMEOUT_S)
         if self._work:
             self._work.cancel()
-        for delivery in self._inbox:
+        for delivery in self._waiting:
             await self._parts.acks.nak(delivery)
         self._actors_told = True
         await self._stop_actors()

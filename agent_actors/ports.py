@@ -90,10 +90,7 @@ class Journal(Protocol):
         ...
 
     async def append(self, entry: bytes) -> None:
-        """Return once the entry is stored.
-
-        Raises FencedOut when another attempt has the task, Cancelled when it was cancelled.
-        """
+        """Return once the entry is stored. Raises FencedOut when another attempt has the task."""
         ...
 
     async def begin_anew(self, entry: bytes) -> None:
@@ -397,8 +394,8 @@ class ActorReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `incarnation` changes when the actor is restarted, `version` grows with each change of its
     slots. `refused` and `finished` are ids of deliveries. `model_away`: none of the model's
-    endpoints can be reached. `held`, `sandbox` and `process` (as `processes` tells it) are filled
-    by `hello` only.
+    endpoints can be reached. `alone`: what it holds is to have no company. `held`, `sandbox` and
+    `process` (as `processes` tells it) are filled by `hello` only.
     """
 
     incarnation: str
@@ -407,6 +404,7 @@ class ActorReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     slots: int
     free: int
     model_away: bool = False
+    alone: bool = False
     refused: list[str] = []
     finished: list[str] = []
     held: list[Delivery] = []
@@ -421,8 +419,13 @@ class ActorHandle(Protocol):
         """Return the actor's slots and what it holds of this supervisor's deliveries."""
         ...
 
-    async def submit(self, supervisor_id: str, batch: Sequence[Delivery]) -> ActorReport:
-        """Hand over deliveries; return at once, with those that found no slot."""
+    async def submit(
+        self, supervisor_id: str, batch: Sequence[Delivery], *, alone: bool = False
+    ) -> ActorReport:
+        """Hand over deliveries; return at once, with those that found no slot.
+
+        With `alone` it is one, which only an empty actor takes, and nothing more until it ends.
+        """
         ...
 
     async def completions(self, supervisor_id: str) -> ActorReport:

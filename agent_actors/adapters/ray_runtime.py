@@ -198,15 +198,18 @@ class RayActorHandle:
 
     async def hello(self, supervisor_id: str) -> ActorReport:
         """Return the actor's slots and what it holds of this supervisor's deliveries."""
-        return await self._call(None, self._actor.hello, supervisor_id)
+        return await self._call(None, self._actor.hello.remote, supervisor_id)
 
-    async def submit(self, supervisor_id: str, batch: Sequence[Delivery]) -> ActorReport:
+    async def submit(
+        self, supervisor_id: str, batch: Sequence[Delivery], *, alone: bool = False
+    ) -> ActorReport:
         """Hand over deliveries."""
-        return await self._call(SUBMIT_TIMEOUT_S, self._actor.submit, supervisor_id, batch)
+        submit = partial(self._actor.submit.remote, alone=alone)
+        return await self._call(SUBMIT_TIMEOUT_S, submit, supervisor_id, batch)
 
     async def completions(self, supervisor_id: str) -> ActorReport:
         """Wait for news."""
-        return await self._call(None, self._actor.completions, supervisor_id)
+        return await self._call(None, self._actor.completions.remote, supervisor_id)
 
     async def kill(self) -> None:
         """End the actor's process; Ray starts another."""
@@ -215,14 +218,14 @@ class RayActorHandle:
     async def stop(self, grace_s: float) -> None:
         """Drain the actor, and end it for good."""
         try:
-            await self._call(grace_s + STOP_MARGIN_S, self._actor.stop, grace_s)
+            await self._call(grace_s + STOP_MARGIN_S, self._actor.stop.remote, grace_s)
         finally:
             ray.kill(self._actor, no_restart=True)
 
-    async def _call(self, timeout_s: float | None, method: Any, *args: Any) -> Any:  # noqa: ANN401 - Ray's methods are untyped
+    async def _call(self, timeout_s: float | None, verb: Any, *args: Any) -> Any:  # noqa: ANN401 - Ray's methods are untyped
         try:
             async with asyncio.timeout(timeout_s):
-                return await method.remote(*args)
+                return await verb(*args)
         except RayError as error:
             raise ActorLost(_first_line(error)) from error
         except TimeoutError as error:

@@ -46,6 +46,11 @@ HANG_S = 1_000
 FATAL = "the fatal line"
 
 
+def deadly_actor(task_id: str) -> Build:
+    """Return a `build` whose actors die with this task every time."""
+    return partial(_build, "mid-strategy", task_id, _die)
+
+
 def hanging_actor(task_id: str, marker: Path) -> Build:
     """Return a `build` whose actors block their event loop with this task, the first time only."""
     return partial(_build, "mid-strategy", task_id, partial(_hang_once, marker))
@@ -149,7 +154,11 @@ def _die_once(marker: Path, lost: Path | None) -> None:
     if _is_first(marker):
         if lost:
             shutil.rmtree(lost)
-        os.kill(os.getpid(), signal.SIGKILL)
+        _die()
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _hang_once(marker: Path) -> None:

@@ -87,6 +87,22 @@ async def test_it_takes_what_it_has_slots_for_and_refuses_the_rest(setting: Sett
     assert report.refused == [THREE.id]
 
 
+async def test_an_empty_actor_takes_one_delivery_alone_and_nothing_beside_it(setting: Setting):
+    first = await setting.actor.submit("s", [ONE], alone=True)
+    assert (first.refused, first.free, first.alone) == ([], 0, True)
+    assert (await setting.actor.submit("s", [TWO])).refused == [TWO.id]
+    await until(lambda: ONE.id in setting.work.gates)
+    setting.work.gates[ONE.id].set()
+    after = await setting.actor.completions("s")
+    assert (after.finished, after.free, after.alone) == ([ONE.id], 2, False)
+
+
+async def test_an_actor_that_holds_something_takes_nothing_alone(setting: Setting):
+    await setting.actor.submit("other", [ONE])
+    report = await setting.actor.submit("s", [TWO], alone=True)
+    assert (report.refused, report.free, report.alone) == ([TWO.id], 1, False)
+
+
 async def test_the_same_delivery_twice_takes_one_slot(setting: Setting):
     await setting.actor.submit("s", [ONE])
     assert (await setting.actor.submit("s", [ONE])).free == 1

@@ -132,6 +132,69 @@ def test_a_pool_of_which_no_actor_has_answered_knows_nothing_of_the_model():
     assert not dispatcher.model_away
 
 
+def isolated(dispatcher: Dispatcher, lane: list[Delivery]) -> str:
+    found = dispatcher.isolate(lane)
+    return found[0] if found else ""
+
+
+def test_a_suspect_goes_to_an_empty_actor_which_gets_nothing_beside_it():
+    dispatcher = pool(a=3, b=4)
+    suspect, *others = messages(4)
+    assert isolated(dispatcher, [suspect]) == "b"
+    assert dispatcher.free == 3
+    assert list(dispatcher.assign(others)) == ["a"]
+
+
+def test_while_no_actor_is_empty_the_one_with_least_to_do_gets_nothing_more():
+    dispatcher = pool(a=1, b=3)
+    lane = messages(1)
+    assert isolated(dispatcher, lane) == ""
+    assert len(lane) == 1
+    assert dispatcher.free == 1
+    assert list(dispatcher.assign(messages(3))) == ["a"]
+    dispatcher.finished("b", report(4, version=1))
+    assert isolated(dispatcher, lane) == "b"
+
+
+def test_suspects_run_one_at_a_time():
+    dispatcher = pool(a=4, b=4)
+    first, second = lane = messages(2)
+    assert isolated(dispatcher, lane) == "a"
+    assert isolated(dispatcher, lane) == ""
+    assert lane == [second]
+    assert dispatcher.free == 4
+    dispatcher.arrived("a", [first], report(0, version=1, alone=True))
+    dispatcher.finished("a", report(4, version=2, finished=[first.id]))
+    assert isolated(dispatcher, lane) == "a"
+
+
+def test_an_actor_serves_all_again_when_the_lane_is_empty():
+    dispatcher = pool(a=4)
+    (suspect,) = lane = messages(1)
+    isolated(dispatcher, lane)
+    dispatcher.arrived("a", [suspect], report(0, version=1, alone=True))
+    dispatcher.finished("a", report(4, version=2, finished=[suspect.id]))
+    assert isolated(dispatcher, lane) == ""
+    assert dispatcher.free == 4
+
+
+def test_a_suspect_that_was_refused_leaves_the_actor_as_it_was():
+    dispatcher = pool(a=4)
+    (suspect,) = lane = messages(1)
+    isolated(dispatcher, lane)
+    back = dispatcher.arrived("a", [suspect], report(2, version=1, refused=[suspect.id]))
+    assert back == [suspect]
+    assert dispatcher.free == 2
+
+
+def test_a_restarted_supervisor_learns_that_what_an_actor_holds_is_alone():
+    dispatcher = pool(b=4)
+    dispatcher.add("a")
+    dispatcher.greet("a", report(0, held=messages(1), alone=True))
+    assert dispatcher.actors["a"].alone
+    assert isolated(dispatcher, [delivery(stream_seq=9)]) == ""
+
+
 @given(st.dictionaries(st.sampled_from("abcd"), st.integers(0, 9), min_size=1), st.integers(0, 40))
 def test_deliveries_are_levelled_over_the_room_there_is_and_none_is_lost(free: dict, count: int):
     dispatcher = pool(**free)

@@ -14,7 +14,7 @@ from agent_actors.config import Config, PoolConfig
 from agent_actors.contract import DrainReply, DrainRequest, encode
 from agent_actors.errors import ActorLost, AgentActorsError, InvalidTask, StreamMissing
 from agent_actors.leases import Lease, Leases
-from agent_actors.ledger import Claim
+from agent_actors.ledger import Claim, TaskRecord
 from agent_actors.pool import Endpoint, SupervisorParts
 from agent_actors.ports import ActorReport, Backlog, Delivery, Stored
 from agent_actors.reading import read
@@ -69,6 +69,7 @@ class Actor:
         self.may_stop = asyncio.Event()
         self.may_stop.set()
         self.model_away = False
+        self.alone = False
 
     def report(self, **news: Any) -> ActorReport:
         self.version += 1
@@ -79,13 +80,17 @@ class Actor:
             slots=self.slots,
             free=self.slots - len(self.held),
             model_away=self.model_away,
+            alone=self.alone,
             **news,
         )
 
     async def hello(self, supervisor_id: str) -> ActorReport:
         return self.report(held=list(self.held), sandbox="bwrap")
 
-    async def submit(self, supervisor_id: str, batch: Sequence[Delivery]) -> ActorReport:
+    async def submit(
+        self, supervisor_id: str, batch: Sequence[Delivery], *, alone: bool = False
+    ) -> ActorReport:
+        self.alone = alone
         self.held.extend(batch)
         self.got.put_nowait(list(batch))
         return self.report()
@@ -115,6 +120,7 @@ class Actor:
     def die(self) -> None:
         self.life += 1
         self.held.clear()
+        self.alone = False
         self.news.put_nowait(ActorLost("killed"))
 
 
@@ -238,12 +244,60 @@ def claim_of_another() -> Claim:
     )
 
 
+async def begun(setting: Setting, one: Delivery) -> None:
+    """Have the delivery handed to the actor, and begun there."""
+    setting.source.deliver(one)
+    await asyncio.wait_for(setting.actors["dev-0"].got.get(), 5)
+    content = read(one, max_payload_bytes=1024 * 1024).content
+    claim = Claim(
+        task_id="t-1",
+        source=one.source,
+        content=content,
+        agent_id="dev-0",
+        lease=one.id,
+        now=noon(),
+    )
+    assert isinstance(await Leases(setting.ledger, Queue(), noon).begin(claim), Lease)
+
+
+async def died(setting: Setting) -> TaskRecord:
+    setting.wire.nakd.clear()
+    setting.actors["dev-0"].die()
+    await asyncio.wait_for(setting.wire.nakd.wait(), 5)
+    record = setting.ledger.records["t-1"].record
+    assert record is not None
+    return record
+
+
+async def test_a_task_whose_actor_died_runs_once_more_in_company_then_alone(setting: Setting):
+    actor = setting.actors["dev-0"]
+    await setting.source.asked.wait()
+    for number in (1, 2):
+        await begun(setting, delivery(num_delivered=number))
+        assert not actor.alone
+        record = await died(setting)
+        assert (record.suspect, record.deaths) == (True, 0)
+    await begun(setting, delivery(num_delivered=3))
+    assert actor.alone
+    record = await died(setting)
+    assert (record.suspect, record.deaths) == (True, 1)
+
+
+async def test_a_task_handed_out_often_that_is_no_suspect_has_company(setting: Setting):
+    await setting.source.asked.wait()
+    setting.source.deliver(delivery(num_delivered=9))
+    await asyncio.wait_for(setting.actors["dev-0"].got.get(), 5)
+    assert not setting.actors["dev-0"].alone
+
+
 async def test_an_actor_whose_submit_failed_once_gets_work_again(setting: Setting):
     actor = setting.actors["dev-0"]
     await setting.source.asked.wait()
     submit = actor.submit
 
-    async def failing(supervisor_id: str, batch: Sequence[Delivery]) -> ActorReport:
+    async def failing(
+        supervisor_id: str, batch: Sequence[Delivery], *, alone: bool = False
+    ) -> ActorReport:
         actor.submit = submit
         raise ActorLost("unavailable for a moment")
 

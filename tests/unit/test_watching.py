@@ -34,7 +34,9 @@ class Handle:
     async def hello(self, supervisor_id: str) -> ActorReport:
         return REPORT
 
-    async def submit(self, supervisor_id: str, batch: object) -> ActorReport:
+    async def submit(
+        self, supervisor_id: str, batch: object, *, alone: bool = False
+    ) -> ActorReport:
         return REPORT
 
     async def completions(self, supervisor_id: str) -> ActorReport:
