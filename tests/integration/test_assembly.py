@@ -33,8 +33,8 @@ async def build(nats_url: str, tools: ToolsConfig) -> None:
             ActorSettings(agent_id="default-0", pool_name="default", config=config)
         )
     except AgentActorsError as error:
-        print(type(error).__name__, error)
-    print("left:", len(asyncio.all_tasks() - before))
+        print(type(error).__name__, error)  # noqa: T201 - the test reads it
+    print("left:", len(asyncio.all_tasks() - before))  # noqa: T201 - likewise
 
 
 def told_of(nats_url: str, tools: str) -> str:
