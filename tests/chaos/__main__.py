@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
 import click
+from msgspec.structs import replace
 
 from agent_actors.local.ray_environment import prepare_local_ray
 from agent_actors.local.run_folder import run_folder
@@ -30,6 +31,7 @@ class Options(TypedDict):
     minutes: float | None
     rate: float | None
     cluster: bool
+    rpc_failures: int
     report: bool
     soak: bool
     json_file: Path | None
@@ -40,6 +42,12 @@ class Options(TypedDict):
 @click.option("--minutes", type=_POSITIVE, help="How long: 1, with --soak 30.")
 @click.option("--rate", type=_POSITIVE, help="Tasks a second: 15, with --soak 200.")
 @click.option("--cluster", is_flag=True, help="Three nats-servers, streams with three replicas.")
+@click.option(
+    "--rpc-failures",
+    type=click.IntRange(0, 50),
+    default=0,
+    help="Percent of Ray's calls between actors that are lost, and of the answers.",
+)
 @click.option("--report", is_flag=True, help="Measure how fast the service recovers, instead.")
 @click.option("--soak", is_flag=True, help="Load without faults, watching memory, instead.")
 @click.option(
@@ -76,10 +84,12 @@ def main(**options: Unpack[Options]) -> None:
                 return
     except ChaosFailed:
         flags = "".join(f" --{name}" for name in ("cluster", "report", "soak") if options[name])
+        flags += f" --rpc-failures {options['rpc_failures']}" * bool(options["rpc_failures"])
         again = f"scripts/chaos --seed {seed} --minutes {minutes:g} --rate {rate:g}{flags}"
         say(f"\nFAILED. To repeat it:  {again}")
         sys.exit(1)
     except KeyboardInterrupt:
+        say("Interrupted.")
         sys.exit(128 + signal.SIGINT)
     say(f"\nAll invariants hold (seed {seed}).")
 
@@ -91,13 +101,15 @@ def _work(
     from chaos.report import report
     from chaos.run import run
     from chaos.soak import soak
+    from chaos.stage import HASTY
 
     cluster, json_file = options["cluster"], options["json_file"]
     if options["soak"]:
         return soak(folder, minutes=minutes, rate=rate, json_file=json_file)
     if options["report"]:
         return report(folder, cluster=cluster, json_file=json_file)
-    return run(folder, seed=seed, minutes=minutes, rate=rate, cluster=cluster)
+    setting = replace(HASTY, seed=seed, cluster=cluster, rpc_failures=options["rpc_failures"])
+    return run(folder, setting, minutes=minutes, rate=rate)
 
 
 if __name__ == "__main__":

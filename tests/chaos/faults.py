@@ -11,21 +11,24 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from random import Random
 
+from chaos.killing import build_mortal_actor
 from chaos.schedule import FaultKind
 from chaos.stage import POOL, Stage
 from msgspec import Struct
 from msgspec.structs import replace
+from support.nats import WheelNats
 from support.tcp_proxy import HEALTHY, PARTITIONED, Link, TcpProxy, Way
 
 from agent_actors.adapters import ray_runtime
 from agent_actors.adapters.jetstream.streams import provision
 from agent_actors.config import RayConfig
 from agent_actors.contract import TASK_STREAM
-from agent_actors.errors import AgentActorsError
+from agent_actors.errors import AgentActorsError, ServiceUnreachable
 from agent_actors.local.model_server.faults import Fault, Faults
 
 PROCESSES, NATS, MODEL = "processes", "nats", "model"
 AGAIN_S = 0.25
+LAUNCH_TRIES = 3
 SECOND_READY_S = 10.0
 
 Begin = Callable[[Stage, Random], AsyncIterator[str]]
@@ -100,7 +103,9 @@ async def supervisor_frozen(stage: Stage, dice: Random) -> AsyncIterator[str]:
 async def second_service(stage: Stage, dice: Random) -> AsyncIterator[str]:
     """Run another supervisor with actors of its own on the same consumer, as an upgrade may."""
     config = replace(stage.config, ray=RayConfig(namespace="chaos-2"))
-    service = await asyncio.to_thread(ray_runtime.start_service, config)
+    service = await asyncio.to_thread(
+        ray_runtime.start_service, config, build_actor=build_mortal_actor
+    )
     in_order = dice.random() < 0.5
     try:
         with suppress(AgentActorsError):
@@ -124,7 +129,7 @@ async def nats_killed(stage: Stage, dice: Random) -> AsyncIterator[str]:
     try:
         yield "with SIGKILL"
     finally:
-        await node.launch()
+        await _launched(node)
 
 
 @fault("nats restarted", NATS, lasts_s=(0.0, 2))
@@ -134,7 +139,7 @@ async def nats_restarted(stage: Stage, dice: Random) -> AsyncIterator[str]:
     try:
         yield "in good order"
     finally:
-        await node.launch()
+        await _launched(node)
 
 
 @fault("nats frozen", NATS, lasts_s=(0.5, 8))
@@ -314,6 +319,16 @@ def _linked(proxies: list[TcpProxy], link: Link) -> Iterator[None]:
     finally:
         for proxy in proxies:
             proxy.link = HEALTHY
+
+
+async def _launched(node: WheelNats) -> None:
+    """Start a server again, on a machine that may be too busy to let it start at once."""
+    for _ in range(LAUNCH_TRIES):
+        with suppress(ServiceUnreachable):
+            await node.launch()
+            return
+        await asyncio.sleep(AGAIN_S)
+    await node.launch()
 
 
 async def _asked(stage: Stage, request: str) -> None:

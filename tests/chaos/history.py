@@ -179,9 +179,14 @@ class Leftovers(Struct, frozen=True, kw_only=True):
 
 
 class History(Struct, kw_only=True):
-    """All of one run. `max_asks` is how often an attempt may ask the model for one turn."""
+    """All of one run.
+
+    `max_asks` is how often an attempt may ask the model for one turn, `max_attempts` how many
+    actors may die of a task.
+    """
 
     max_asks: int = 1
+    max_attempts: int = 1
     turns: dict[str, int] = {}
     outcomes: dict[str, frozenset[str]] = {}
     published: list[Published] = field(default_factory=list)

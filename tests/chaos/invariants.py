@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from chaos.history import Acked, History, ModelRequest, Published, Sample
+from chaos.history import Acked, Announced, History, ModelRequest, Published, Sample
 from msgspec import Struct
 
 from agent_actors.contract import RESPONSE_STREAM
@@ -15,8 +15,9 @@ from agent_actors.contract import RESPONSE_STREAM
 # The table of design section 5: whose failed results have a dead letter beside them.
 WITH_DEAD_LETTER = frozenset({"InvalidTask", "StrategyCrashed", "PoisonTask"})
 CONFLICT = "TaskIdConflict"
-# What may become of any task that takes actors down with it, or of which chaos thinks so.
-BY_DEATHS = frozenset({"PoisonTask"})
+# Given up after the deaths of so many actors, which chaos may cause as well as the task.
+POISONED = "PoisonTask"
+DEADLY = frozenset({"actor killed", "all actors killed", "actor frozen"})
 
 MEGABYTE = 1_000_000
 # A process is still importing and opening its connections for so long.
@@ -200,6 +201,8 @@ def failures_have_reasons(history: History) -> Iterator[Violation]:
             what = f"{result.outcome}: has {letters[result.msg_id]} dead letters, {due} is due"
             yield Violation(invariant="I8", task_id=result.task_id, what=what)
         expected = _expected(history, kinds.get(result.task_id, ()))
+        if result.outcome == POISONED and _may_be_poisoned(history, result):
+            continue
         if expected and result.outcome not in expected:
             what = f"ended as {result.outcome} ({result.error}), expected {', '.join(expected)}"
             yield Violation(invariant="I8", task_id=result.task_id, what=what)
@@ -236,7 +239,18 @@ def _conflicts(history: History) -> Iterator[Violation]:
 
 def _expected(history: History, messages: Sequence[Published]) -> list[str]:
     known = [history.outcomes[each.kind] for each in messages if each.kind in history.outcomes]
-    return sorted(frozenset().union(*known, BY_DEATHS)) if known else []
+    return sorted(frozenset().union(*known)) if known else []
+
+
+def _may_be_poisoned(history: History, result: Announced) -> bool:
+    """Tell whether chaos itself has killed as many actors in a task's life as are its limit."""
+    begin_s = min(each.at_s for each in history.published if each.result_id == result.task_id)
+    deaths = [
+        fault
+        for fault in history.faults
+        if fault.kind in DEADLY and begin_s <= fault.end_s and fault.begin_s <= result.at_s
+    ]
+    return len(deaths) >= history.max_attempts
 
 
 def _untouched(history: History) -> set[str]:

@@ -199,6 +199,12 @@ def _cancelled(dice: random.Random, task_id: str) -> list[Planned]:
     return [_message("cancelled", body, cancel_after_s=after_s)]
 
 
+@task_kind("killer", 0.3, "PoisonTask")
+def _killer(_: random.Random, task_id: str) -> list[Planned]:
+    """Add a task that takes its actor with it each time it runs: see `killing`."""
+    return [_message("killer", _task("killer", task_id))]
+
+
 @task_kind("refused", 3, "ModelRefused")
 def _refused(_: random.Random, task_id: str) -> list[Planned]:
     return [_message("refused", _task("refused", task_id))]

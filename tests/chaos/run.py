@@ -19,9 +19,8 @@ from chaos.recording import (
     watch_processes,
 )
 from chaos.schedule import PlannedFault, schedule
-from chaos.stage import HASTY, ChaosFailed, Stage, standing_stage
+from chaos.stage import ChaosFailed, Setting, Stage, standing_stage
 from chaos.telling import SHOWN_LOG_LINES, broken, say, story, summary
-from msgspec.structs import replace
 
 QUIET_TIMEOUT_S = 60.0
 TELL_EVERY_S = 5.0
@@ -29,14 +28,14 @@ TELL_EVERY_S = 5.0
 END_TIMEOUT_S = 60.0
 
 
-async def run(folder: Path, *, seed: int, minutes: float, rate: float, cluster: bool) -> None:
+async def run(folder: Path, setting: Setting, *, minutes: float, rate: float) -> None:
     """Run once. Raises ChaosFailed."""
     history = History(
-        max_asks=1 + HASTY.vllm.max_retries,
+        max_asks=1 + setting.vllm.max_retries,
+        max_attempts=setting.pool.max_attempts,
         turns={name: kind.turns for name, kind in KINDS.items()},
         outcomes={name: kind.outcomes for name, kind in KINDS.items()},
     )
-    setting = replace(HASTY, seed=seed, cluster=cluster)
     async with standing_stage(setting, folder, history) as stage:
         stage.begin()
         await _load_and_faults(stage, minutes * 60, rate)

@@ -13,7 +13,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from chaos.history import History
+from chaos.killing import build_mortal_actor
 from chaos.load import model_script
 from chaos.wiretap import Wiretap
 from msgspec import Struct
@@ -57,13 +59,15 @@ class ChaosFailed(Exception):
 class Setting(Struct, frozen=True, kw_only=True):
     """What a stage is set up with; `tapped` puts the proxies between the parts.
 
-    `kept_requests` is how many requests the model server remembers.
+    `kept_requests` is how many requests the model server remembers; `rpc_failures` is how many
+    percent of the calls from actor to actor are lost, and as many of the answers.
     """
 
     seed: int = 0
     cluster: bool = False
     tapped: bool = True
     kept_requests: int = 1_000_000
+    rpc_failures: int = 0
     latency: Latency = Latency(first_token_ms=300.0, spread=0.8)
     pool: PoolConfig = PoolConfig()
     vllm: VllmConfig = VllmConfig()
@@ -159,7 +163,7 @@ async def standing_stage(setting: Setting, folder: Path, history: History) -> As
         # Ray has taken SIGTERM for itself; here it is to end the run as Ctrl-C does.
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         await _provision(stage, stack)
-        stage.service = ray_runtime.start_service(stage.config)
+        stage.service = ray_runtime.start_service(stage.config, build_actor=build_mortal_actor)
         stack.callback(stage.service.kill)
         await asyncio.to_thread(stage.service.wait_ready, READY_TIMEOUT_S)
         yield stage
@@ -171,8 +175,20 @@ def _prepare_environment(stage: Stage) -> None:
     os.environ |= {
         "HOME": str(stage.folder),
         "PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}",
+        # By default Ray's workers give way to all else on the machine, which is half of the test.
+        "RAY_worker_niceness": "0",
         SECRET_VARIABLE: stage.secrets["environment variable"],
     }
+    if share := stage.setting.rpc_failures:
+        # Of Ray itself (src/ray/rpc/rpc_chaos.cc), for its own tests.
+        lost = {
+            "num_failures": -1,
+            "req_failure_prob": share,
+            "resp_failure_prob": share,
+            "in_flight_failure_prob": 0,
+        }
+        failures = {"CoreWorkerService.grpc_client.PushTask": lost}
+        os.environ |= {"RAY_testing_rpc_failure": msgspec.json.encode(failures).decode()}
 
 
 async def _start_nats(stage: Stage, stack: AsyncExitStack) -> None:

@@ -85,7 +85,7 @@ def good(**changes: Any) -> History:
         "slots": [SlotSample(at_s=1, slots=4, used=4), SlotSample(at_s=9, slots=4, used=0)],
         **changes,
     }
-    return History(max_asks=3, turns=TURNS, outcomes=OUTCOMES, **parts)
+    return History(max_asks=3, max_attempts=2, turns=TURNS, outcomes=OUTCOMES, **parts)
 
 
 def broken_in(history: History) -> list[str]:
@@ -97,11 +97,20 @@ MODEL_ILL = [FaultWindow(kind="model answers wrong", lane="model", begin_s=1, en
 SECOND = published(2, content="b")
 CONFLICT = buried(2, reason="TaskIdConflict", msg_id="conflict:2")
 
+KILLS = [
+    FaultWindow(kind="actor killed", lane="processes", begin_s=at_s, end_s=at_s)
+    for at_s in (1.2, 1.4)
+]
+POISONED = {"announced": [failed("PoisonTask")], "buried": [buried(reason="PoisonTask")]}
+
 CANCELLED = [CancelAsked(at_s=1.5, task_id="t", answer="cancel_requested")]
 TOO_LATE = [CancelAsked(at_s=2.5, task_id="t", answer="completed")]
 ENDED_CANCELLED = failed("Cancelled")
 
 HOLDS = {
+    "a task that met one actor after the other being killed may be given up": good(
+        faults=KILLS, **POISONED
+    ),
     "a cancel that came too late says so": good(cancels=TOO_LATE),
     "a cancelled task ends as such": good(
         cancels=CANCELLED, published=[published(kind="some")], announced=[ENDED_CANCELLED]
@@ -190,6 +199,7 @@ BREAKS: dict[str, tuple[str, History]] = {
         "I8",
         good(cancels=TOO_LATE, published=[published(kind="some")], announced=[ENDED_CANCELLED]),
     ),
+    "a task given up though few actors were killed": ("I8", good(faults=KILLS[:1], **POISONED)),
     "a failure that the task does not call for": ("I8", good(announced=[failed("TaskTimeout")])),
     "a success that the task does not allow": ("I8", good(published=[published(kind="invalid")])),
     "no dead letter": (
