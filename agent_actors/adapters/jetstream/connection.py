@@ -408,7 +408,7 @@ def _settle(
 def _expire(
     future: "asyncio.Future[Msg | AgentActorsError]", subject: str, timeout_s: float
 ) -> None:
-    _settle(future, PublishFailed(f"no answer on {subject} within {timeout_s:g} s"))
+    _settle(future, PublishFailed(f"no answer on {subject} within {round(timeout_s, 3):g} s"))
 
 
 def _decoded(reply: bytes) -> PubReply:
