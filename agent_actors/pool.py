@@ -197,8 +197,9 @@ class PoolSupervisor:
 
     async def _judge(self) -> None:
         """Put suspects in the lane: those whose actor died with them. The others go on."""
-        for delivery in list(self._unjudged):
-            is_suspect = await self._is_suspect(delivery)
+        unjudged = list(self._unjudged)
+        verdicts = await asyncio.gather(*map(self._is_suspect, unjudged))
+        for delivery, is_suspect in zip(unjudged, verdicts, strict=True):
             self._unjudged.remove(delivery)
             (self._lane if is_suspect else self._inbox).append(delivery)
 
