@@ -44,7 +44,6 @@ class Workbench:
         no_sandbox: str,
     ) -> None:
         self._pool = pool
-        self._settings = pool.tools
         self._workspaces = workspaces
         self._sandbox = sandbox
         self._no_sandbox = no_sandbox
@@ -81,7 +80,7 @@ class Workbench:
         """Return the strategy that works at this bench and asks this model."""
         return ToolLoop(
             client=client,
-            settings=self._settings,
+            settings=self._pool.tools,
             workspaces=self._workspaces,
             toolbox_for=self._toolbox,
             prepare=self._prepare,
@@ -109,7 +108,7 @@ class Workbench:
     def _surroundings(self, workspace: Workspace) -> Surroundings:
         return Surroundings(
             workspace=workspace,
-            settings=self._settings,
+            settings=self._pool.tools,
             web=self._web,
             sandbox=self._sandbox,
             no_sandbox=self._no_sandbox,

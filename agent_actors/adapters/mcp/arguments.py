@@ -9,14 +9,13 @@ from typing import Any, cast
 
 import msgspec
 
-from agent_actors.json_schema import BrokenSchema, compiled, mismatch
+from agent_actors.json_schema import REFUSED, BrokenSchema, compiled, mismatch
 
 MAX_SCHEMA_BYTES = 64 * 1024
 # Deeper arguments could exhaust the stack, at some eight frames a level.
 MAX_DEPTH = 32
 
-UNBOUNDED = {"$schema", "unevaluatedItems", "unevaluatedProperties"}
-BY_PATTERN = {"additionalProperties", "patternProperties"}
+UNBOUNDED = {"$schema", *REFUSED}
 BY_NAME = {"$defs", "definitions", "dependentSchemas", "properties"}
 PLAIN_DATA = {"const", "default", "enum", "examples"}
 
@@ -52,7 +51,8 @@ def _loosened(schema: Any, root: Mapping[str, Any]) -> Any:  # noqa: ANN401 - an
     if not isinstance(schema, dict):
         return schema
     keywords = cast("dict[str, Any]", schema)
-    dropped = UNBOUNDED if "patternProperties" not in keywords else {*UNBOUNDED, *BY_PATTERN}
+    by_pattern = {"additionalProperties"} if "patternProperties" in keywords else set[str]()
+    dropped = UNBOUNDED | by_pattern
     loose = {key: _part(key, value) for key, value in keywords.items() if key not in dropped}
     return loose | {key: value for key, value in root.items() if value is not None}
 
