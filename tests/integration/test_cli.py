@@ -7,14 +7,14 @@ import resource
 import signal
 import subprocess
 import sys
-from asyncio.subprocess import DEVNULL, PIPE
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 from support.bench import Bench, a_result, working_bench
+from support.commands import Ended, ended, start
 from support.nats import NatsServer
 from support.ready import free_port
 from support.until import until
@@ -37,34 +37,14 @@ from agent_actors.contract import (
 QUICK_CPU_S = 0.5
 
 
-class Ended(NamedTuple):
-    """What became of a command."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 async def bench(nats_server: NatsServer) -> AsyncIterator[Bench]:
     async with working_bench(nats_server, NatsConfig(url=nats_server.url)) as bench:
         yield bench
 
 
-async def start(url: str, *args: str, **streams) -> asyncio.subprocess.Process:
-    """Start a command that knows its NATS by the environment."""
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "agent_actors", *args),
-        env={**os.environ, "AGENT_ACTORS_NATS_URL": url, "TERM": "xterm"},
-        **{"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE, **streams},
-    )
-
-
 async def run(url: str, *args: str) -> Ended:
-    process = await start(url, *args)
-    out, err = await process.communicate()
-    return Ended(process.returncode or 0, out.decode(), err.decode())
+    return await ended(await start(url, *args))
 
 
 # How they start.

@@ -3,14 +3,13 @@
 import asyncio
 import json
 import os
-import sys
-from asyncio.subprocess import DEVNULL, PIPE
 from base64 import b64decode
 from collections.abc import AsyncIterator
-from typing import NamedTuple
 
 import pytest
+from support import commands
 from support.bench import Bench, working_bench
+from support.commands import Ended
 from support.nats import NatsServer
 from support.until import until
 
@@ -23,14 +22,6 @@ pytestmark = pytest.mark.nats
 CRASHED = DeadLetterReason(reason="StrategyCrashed", error="KeyError: 'x'")
 
 
-class Ended(NamedTuple):
-    """What became of a command."""
-
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 async def bench(nats_server: NatsServer) -> AsyncIterator[Bench]:
     async with working_bench(nats_server, NatsConfig(url=nats_server.url)) as bench:
@@ -38,18 +29,11 @@ async def bench(nats_server: NatsServer) -> AsyncIterator[Bench]:
 
 
 async def start(url: str, *args: str, **streams) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "agent_actors", "deadletter", *args),
-        env={**os.environ, "AGENT_ACTORS_NATS_URL": url, "TERM": "dumb"},
-        **{"stdin": DEVNULL, "stdout": PIPE, "stderr": PIPE, **streams},
-    )
+    return await commands.start(url, "deadletter", *args, terminal="dumb", **streams)
 
 
 async def run(url: str, *args: str) -> Ended:
-    process = await start(url, *args)
-    out, err = await process.communicate()
-    return Ended(process.returncode or 0, out.decode(errors="replace"), err.decode())
+    return await commands.ended(await start(url, *args), errors="replace")
 
 
 async def put(
