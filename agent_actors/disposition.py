@@ -10,7 +10,7 @@
       Unavailable                     until the task's deadline           wait
     StrategyCrashed                 handed out again after a while      a failure
       with max_attempts of them     failed, dead letter
-    its actor died                  a suspect, runs alone from now on   a death, when alone
+    its actor died                  runs again; alone, after two        a death, when alone
       with max_attempts of them     PoisonTask: failed, dead letter
     any other error                 failed
 

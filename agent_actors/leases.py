@@ -126,8 +126,8 @@ class Leases:
     async def give_back(self, claim: Claim, *, alone: bool = False) -> bool:
         """Release what a dead actor, `claim.agent_id`, held; tell whether it is to be nak'd.
 
-        What ran there is a suspect from now on. `alone` tells that nothing else did, so that
-        the death counts.
+        What ran there, and in another one that died, is a suspect from now on. `alone` tells
+        that nothing else ran there, so that the death counts.
         """
         key = task_key(claim.task_id)
         stored = await until_answered(lambda: self._store.read(key))
@@ -149,7 +149,7 @@ class Leases:
                         return True
 
     async def is_suspect(self, task_id: str) -> bool:
-        """Tell whether the task was running in an actor that died, and would run again."""
+        """Tell whether the task was running in two actors that died, and would run again."""
         stored = await until_answered(lambda: self._store.read(task_key(task_id)))
         return stored.record is not None and stored.record.is_suspect
 

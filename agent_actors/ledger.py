@@ -69,8 +69,9 @@ class TaskRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     `max_attempts`, `postponed` the times that the model was away. `lease` names the attempt
     that may commit; `content` is the hash of what was asked. `result` is the result's JSON.
     `turns` and `recent_turns` are what attempts have kept of their work; `journal` reads them.
-    `cancelled` asks whoever has the task, or is handed it, to end it. A `suspect` was running in
-    an actor that died; `deaths` counts those that died with nothing else in them.
+    `cancelled` asks whoever has the task, or is handed it, to end it. `lost` tells that an actor
+    died while it ran there, and a `suspect` is what that happened to again, or with nothing
+    else there; `deaths` counts the latter.
     """
 
     task_id: str
@@ -89,12 +90,13 @@ class TaskRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     turns: list[ArtifactRef] = []
     recent_turns: list[bytes] = []
     cancelled: bool = False
+    lost: bool = False
     suspect: bool = False
     deaths: int = 0
 
     @property
     def is_suspect(self) -> bool:
-        """It may have killed its actor, and would run again when it is handed out."""
+        """It may have killed its actors, and would run again when it is handed out."""
         return self.suspect and not self.cancelled and not self.is_terminal
 
     @property
@@ -247,7 +249,7 @@ def give_back(
     """Decide what becomes of a delivery whose actor, `claim.agent_id`, died with it.
 
     A record of another message says nothing about this one: nobody runs this one. Only a task
-    that was running there is a suspect; `alone` tells that nothing else was.
+    that was running there may have done it; `alone` tells that nothing else was.
     """
     if found is None or found.is_awaited:
         return Release(never_begun(claim, found))
@@ -263,7 +265,8 @@ def give_back(
         return Nak()
     if found.agent_id != claim.agent_id:
         return Stale()
-    lost = replace(found, suspect=True, deaths=found.deaths + alone)
+    suspect = found.suspect or found.lost or alone
+    lost = replace(found, lost=True, suspect=suspect, deaths=found.deaths + alone)
     return Release(release(lost, claim.now))
 
 
@@ -416,6 +419,7 @@ def _running(claim: Claim, found: TaskRecord | None = None) -> TaskRecord:
         turns=found.turns if found else [],
         recent_turns=found.recent_turns if found else [],
         cancelled=found.cancelled if found else False,
+        lost=found.lost if found else False,
         suspect=found.suspect if found else False,
         deaths=found.deaths if found else 0,
     )

@@ -44,7 +44,8 @@ OpenSource = Callable[[str, OnDelivery, OnIdle], Awaitable[TaskSource]]
 SENDS_TIMEOUT_S = 10.0
 MODEL_UNAVAILABLE = "model unavailable"
 # An actor's death proves little against what it held: most die of something else, and to run
-# all of that one at a time would take long. So it runs once more in company, and then alone.
+# all of that one at a time would take long. So it runs once more in company, and is a suspect
+# only when that actor dies too: which is known no sooner than by so many deliveries.
 ALONE_FROM_DELIVERY = 3
 
 
@@ -196,7 +197,7 @@ class PoolSupervisor:
         self._wake.clear()
 
     async def _judge(self) -> None:
-        """Put suspects in the lane: those whose actor died with them. The others go on."""
+        """Put suspects in the lane: those that two actors died with. The others go on."""
         unjudged = list(self._unjudged)
         verdicts = await asyncio.gather(*map(self._is_suspect, unjudged))
         for delivery, is_suspect in zip(unjudged, verdicts, strict=True):

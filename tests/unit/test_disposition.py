@@ -219,7 +219,8 @@ class Life:
         self.deaths_alone += alone
         verdict = ledger.give_back(running, claim, alone=alone)
         assert isinstance(verdict, Release)
-        assert verdict.record.is_suspect
+        assert verdict.record.lost
+        assert verdict.record.is_suspect == (self.deaths_alone > 0 or running.lost)
         self.found = verdict.record
 
     def _end(self, running: TaskRecord, ending: TaskError | Drained | None) -> None:

@@ -89,12 +89,27 @@ def test_what_another_agent_runs_from_this_very_delivery_is_left_alone():
 
 
 @pytest.mark.parametrize("alone", [True, False])
-def test_what_ran_in_an_actor_that_died_is_a_suspect_and_dying_alone_counts(*, alone: bool):
+def test_what_ran_in_an_actor_that_died_alone_is_a_suspect_and_that_counts(*, alone: bool):
     verdict = give_back(begun(claim()), claim(), alone=alone)
     assert isinstance(verdict, Release)
-    assert verdict.record.is_suspect
+    assert verdict.record.lost
+    assert verdict.record.is_suspect == alone
     assert verdict.record.deaths == alone
     assert verdict.record.failures == 0
+
+
+def test_what_ran_in_company_is_a_suspect_from_the_second_death_on_however_often_it_came():
+    verdict = give_back(begun(claim()), claim())
+    for number in range(2, 9):
+        assert isinstance(verdict, Release)
+        assert not verdict.record.is_suspect
+        again = begun(claim(num_delivered=number), verdict.record)
+        verdict = Release(release(again, NOON, postponed=True))
+    again = begun(claim(num_delivered=9), verdict.record)
+    verdict = give_back(again, claim(num_delivered=9))
+    assert isinstance(verdict, Release)
+    assert verdict.record.is_suspect
+    assert verdict.record.deaths == 0
 
 
 def test_what_was_not_begun_there_is_no_suspect():
@@ -103,6 +118,7 @@ def test_what_was_not_begun_there_is_no_suspect():
     for found in (None, waiting, earlier, replace(ENDED, agent_id="dead")):
         verdict = give_back(found, claim(num_delivered=2), alone=True)
         if isinstance(verdict, Release):
+            assert not verdict.record.lost
             assert not verdict.record.is_suspect
             assert verdict.record.deaths == 0
         else:
@@ -122,6 +138,7 @@ def test_a_suspect_stays_one_until_the_task_has_ended():
 
 
 def test_a_suspect_that_is_cancelled_need_not_run_alone_since_it_does_not_run():
-    verdict = give_back(begun(claim()), claim())
+    verdict = give_back(begun(claim()), claim(), alone=True)
     assert isinstance(verdict, Release)
+    assert verdict.record.is_suspect
     assert not cancel(verdict.record, "t", NOON).is_suspect
