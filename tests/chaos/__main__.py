@@ -21,6 +21,8 @@ FOLDER_VARIABLE = "AGENT_ACTORS_CHAOS_DIR"
 USUAL_RATE, SOAK_RATE = 15.0, 200.0
 USUAL_MINUTES, SOAK_MINUTES = 1.0, 30.0
 
+RPC_FAILURES = 2
+
 _POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
@@ -31,7 +33,7 @@ class Options(TypedDict):
     minutes: float | None
     rate: float | None
     cluster: bool
-    rpc_failures: int
+    rpc_failures: int | None
     report: bool
     soak: bool
     json_file: Path | None
@@ -45,8 +47,8 @@ class Options(TypedDict):
 @click.option(
     "--rpc-failures",
     type=click.IntRange(0, 50),
-    default=0,
-    help="Percent of Ray's calls between actors that are lost, and of the answers.",
+    help="Percent of Ray's calls between actors that are lost, and of the answers; by default "
+    f"{RPC_FAILURES} for every third seed.",
 )
 @click.option("--report", is_flag=True, help="Measure how fast the service recovers, instead.")
 @click.option("--soak", is_flag=True, help="Load without faults, watching memory, instead.")
@@ -74,7 +76,9 @@ def main(**options: Unpack[Options]) -> None:
     seed = secrets.randbelow(1_000_000) if options["seed"] is None else options["seed"]
     minutes = options["minutes"] or (SOAK_MINUTES if options["soak"] else USUAL_MINUTES)
     rate = options["rate"] or (SOAK_RATE if options["soak"] else USUAL_RATE)
-    say(f"seed {seed}, {minutes:g} minutes, {rate:g} tasks/s")
+    rpc_failures = _rpc_failures(seed, options)
+    lost = f", {rpc_failures}% of Ray's calls lost" * bool(rpc_failures)
+    say(f"seed {seed}, {minutes:g} minutes, {rate:g} tasks/s{lost}")
     try:
         with run_folder(FOLDER_VARIABLE, keep_after=ChaosFailed) as folder:
             # Ray prints a paragraph for each process that we kill.
@@ -84,7 +88,7 @@ def main(**options: Unpack[Options]) -> None:
                 return
     except ChaosFailed:
         flags = "".join(f" --{name}" for name in ("cluster", "report", "soak") if options[name])
-        flags += f" --rpc-failures {options['rpc_failures']}" * bool(options["rpc_failures"])
+        flags += f" --rpc-failures {rpc_failures}" * (options["rpc_failures"] is not None)
         again = f"scripts/chaos --seed {seed} --minutes {minutes:g} --rate {rate:g}{flags}"
         say(f"\nFAILED. To repeat it:  {again}")
         sys.exit(1)
@@ -108,8 +112,17 @@ def _work(
         return soak(folder, minutes=minutes, rate=rate, json_file=json_file)
     if options["report"]:
         return report(folder, cluster=cluster, json_file=json_file)
-    setting = replace(HASTY, seed=seed, cluster=cluster, rpc_failures=options["rpc_failures"])
+    lost = _rpc_failures(seed, options)
+    setting = replace(HASTY, seed=seed, cluster=cluster, rpc_failures=lost)
     return run(folder, setting, minutes=minutes, rate=rate)
+
+
+def _rpc_failures(seed: int, options: Options) -> int:
+    """Return how many percent of Ray's calls are to be lost."""
+    if options["rpc_failures"] is not None:
+        return options["rpc_failures"]
+    is_plain = options["soak"] or options["report"] or seed % 3
+    return 0 if is_plain else RPC_FAILURES
 
 
 if __name__ == "__main__":

@@ -82,9 +82,20 @@ async def all_actors_killed(stage: Stage, _: Random) -> AsyncIterator[str]:
     yield _kill(stage.actor_pids())
 
 
+@fault("actor terminated", PROCESSES)
+async def actor_terminated(stage: Stage, dice: Random) -> AsyncIterator[str]:
+    """Send SIGTERM, as somebody may who knows the process but not the service."""
+    yield _kill(_some(stage.actor_pids(), dice), signal.SIGTERM)
+
+
 @fault("supervisor killed", PROCESSES, weight=2)
 async def supervisor_killed(stage: Stage, dice: Random) -> AsyncIterator[str]:
     yield _kill(_some(stage.supervisor_pids(), dice))
+
+
+@fault("supervisor terminated", PROCESSES)
+async def supervisor_terminated(stage: Stage, dice: Random) -> AsyncIterator[str]:
+    yield _kill(_some(stage.supervisor_pids(), dice), signal.SIGTERM)
 
 
 @fault("actor frozen", PROCESSES, weight=2, lasts_s=(0.5, 14))
@@ -277,10 +288,10 @@ def _some(pids: list[int], dice: Random) -> list[int]:
     return [dice.choice(pids)] if pids else []
 
 
-def _kill(pids: list[int]) -> str:
+def _kill(pids: list[int], number: signal.Signals = signal.SIGKILL) -> str:
     for pid in pids:
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, number)
     return _told(pids)
 
 

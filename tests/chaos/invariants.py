@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from chaos.history import Acked, Announced, History, ModelRequest, Published, Sample
+from chaos.history import Acked, Announced, History, Published, Sample
 from msgspec import Struct
 
 from agent_actors.contract import RESPONSE_STREAM
@@ -17,13 +17,15 @@ WITH_DEAD_LETTER = frozenset({"InvalidTask", "StrategyCrashed", "PoisonTask"})
 CONFLICT = "TaskIdConflict"
 # Given up after the deaths of so many actors, which chaos may cause as well as the task.
 POISONED = "PoisonTask"
-DEADLY = frozenset({"actor killed", "all actors killed", "actor frozen"})
+DEADLY = frozenset({"actor killed", "actor terminated", "all actors killed", "actor frozen"})
 
 MEGABYTE = 1_000_000
 # A process is still importing and opening its connections for so long.
 WARM_UP_S = 10.0
 MAX_GROWTH_BYTES = 64 * MEGABYTE
 MAX_NEW_DESCRIPTORS = 64
+# What makes an attempt ask again: a model that does not answer, and sleeping through its answer.
+SLEEP = "actor frozen"
 # What a fault of the model server has done may be met for so long after it.
 AFTERMATH_S = 2.0
 
@@ -114,10 +116,12 @@ def result_before_ack(history: History) -> Iterator[Violation]:
 def model_asked_no_more_than_needed(history: History) -> Iterator[Violation]:
     """I4: model calls at most attempts times turns; exactly one a turn when no fault hit the task.
 
-    A turn is known by the fingerprint of its conversation. A request that failed may be repeated
-    in place, `max_asks` times in all; what reached the server counts, whatever came of it.
+    A turn is known by the fingerprint of its conversation. While the model is ill, a request may
+    be repeated in place, `max_asks` times in all; what reached the server counts, whatever came
+    of it.
     """
     attempts = {record.task_id: record.attempt for record in history.records}
+    ill = _met_ill_model(history)
     outcomes = {result.task_id: result.outcome for result in history.announced}
     asked = _grouped(history.requests, lambda each: each.task_id)
     untouched = _untouched(history)
@@ -125,16 +129,18 @@ def model_asked_no_more_than_needed(history: History) -> Iterator[Violation]:
     for task_id, requests in asked.items():
         turns = Counter(request.conversation for request in requests)
         most = max(turns.values())
-        allowed = attempts.get(task_id, 0) * history.max_asks
+        allowed = attempts.get(task_id, 0) * (history.max_asks if task_id in ill else 1)
         if most > allowed:
             what = f"one turn was asked for {most} times, {allowed} are allowed by its attempts"
             yield Violation(invariant="I4", task_id=task_id, what=what)
+        expected = history.turns.get(kinds.get(task_id, ""), len(turns))
+        if len(requests) > allowed * expected:
+            what = (
+                f"asked {len(requests)} times, {allowed} for each of {expected} turns are allowed"
+            )
+            yield Violation(invariant="I4", task_id=task_id, what=what)
         if task_id not in untouched:
             continue
-        if most > 1:
-            what = f"no fault hit it, yet one turn was asked for {most} times"
-            yield Violation(invariant="I4", task_id=task_id, what=what)
-        expected = history.turns.get(kinds.get(task_id, ""), len(turns))
         if outcomes.get(task_id) == "completed" and len(turns) != expected:
             what = f"no fault hit it, yet it took {len(turns)} turns in place of {expected}"
             yield Violation(invariant="I4", task_id=task_id, what=what)
@@ -258,23 +264,20 @@ def _untouched(history: History) -> set[str]:
     attempts = {record.task_id: record.attempt for record in history.records}
     messages = {each.seq: each.task_id for each in history.published}
     again = {messages.get(each.seq) for each in history.delivered if each.num_delivered > 1}
-    ill = [fault for fault in history.faults if fault.lane == "model"]
+    once = {task_id for task_id, count in attempts.items() if count == 1}
+    return once - again - _met_ill_model(history)
 
-    def met(request: ModelRequest) -> bool:
-        return bool(request.fault) or any(
-            fault.begin_s <= request.at_s <= fault.end_s + AFTERMATH_S for fault in ill
-        )
 
+def _met_ill_model(history: History) -> set[str]:
+    """Return the tasks that asked the model while it, or their actor, may have lost an answer."""
+    ill = [each for each in history.faults if each.lane == "model" or each.kind == SLEEP]
     ends = {result.task_id: result.at_s for result in history.announced}
-    hit = {request.task_id for request in history.requests if met(request)}
-    begun: dict[str, float] = {}
-    for request in history.requests:
-        begun.setdefault(request.task_id, request.at_s)
-    for task_id, begin_s in begun.items():
-        end_s = ends.get(task_id, begin_s)
-        if any(fault.begin_s <= end_s and begin_s <= fault.end_s for fault in ill):
-            hit.add(task_id)
-    return {task_id for task_id, count in attempts.items() if count == 1} - again - hit
+    met = {request.task_id for request in history.requests if request.fault}
+    for task_id, requests in _grouped(history.requests, lambda each: each.task_id).items():
+        begin_s, end_s = requests[0].at_s, max(ends.get(task_id, 0.0), requests[-1].at_s)
+        if any(e.begin_s <= end_s and begin_s <= e.end_s + AFTERMATH_S for e in ill):
+            met.add(task_id)
+    return met
 
 
 def _result_ids(history: History) -> set[str]:

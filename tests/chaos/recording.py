@@ -1,6 +1,7 @@
 """Fills a history: publishes and writes down, watches while it lasts, and collects at the end."""
 
 import asyncio
+import math
 import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
@@ -114,14 +115,19 @@ async def sample(stage: Stage) -> None:
     await _slots_used(stage)
 
 
-async def until_quiet(stage: Stage, timeout_s: float) -> bool:
-    """Wait until the queue is empty and no slot in use; tell whether that came about."""
+async def until_quiet(stage: Stage, patience_s: float) -> bool:
+    """Wait until the queue is empty and no slot in use, as long as there is less to do.
+
+    Tells whether it came to that, or nothing was done for `patience_s`.
+    """
+    left = math.inf
     with suppress(TimeoutError):
-        async with asyncio.timeout(timeout_s):
-            while await _busy(stage) or await _slots_used(stage):  # noqa: ASYNC110 - no event tells
-                await asyncio.sleep(POLL_S)
-            return True
-    return False
+        while left:
+            async with asyncio.timeout(patience_s):
+                while (now_left := await _left(stage)) >= left:  # noqa: ASYNC110 - no event tells
+                    await asyncio.sleep(POLL_S)
+            left = now_left
+    return not left
 
 
 async def collect(stage: Stage) -> None:
@@ -177,16 +183,21 @@ async def _slots_used(stage: Stage) -> int:
     return told.used
 
 
-async def _busy(stage: Stage) -> bool:
+async def _left(stage: Stage) -> float:
+    """Return how much is left to do, counting what is under way more than once."""
+    used = await _slots_used(stage)
     try:
         stream = await stage.link.api(f"STREAM.INFO.{TASK_STREAM}", timeout_s=PUBLISH_TIMEOUT_S)
         consumer = await stage.link.api(
             f"CONSUMER.INFO.{TASK_STREAM}.{POOL}", timeout_s=PUBLISH_TIMEOUT_S
         )
     except AgentActorsError:
-        return True
-    left = stream["state"]["messages"], consumer["num_pending"], consumer["num_ack_pending"]
-    return any(left)
+        return math.inf
+    if used < 0:
+        return math.inf
+    return (
+        stream["state"]["messages"] + consumer["num_pending"] + consumer["num_ack_pending"] + used
+    )
 
 
 async def _messages(stage: Stage, stream: str) -> AsyncIterator[Msg]:

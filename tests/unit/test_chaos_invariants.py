@@ -142,6 +142,10 @@ HOLDS = {
     "an ill model may be asked again in place": good(
         faults=MODEL_ILL, requests=[asked(status=503), asked()]
     ),
+    "an actor that slept through its answer may ask again": good(
+        faults=[FaultWindow(kind="actor frozen", lane="processes", begin_s=1, end_s=2)],
+        requests=[asked(), asked()],
+    ),
     "a fresh process may grow": good(samples=[sample(0, 20), sample(5, 150), sample(60, 200)]),
 }
 
@@ -174,6 +178,18 @@ BREAKS: dict[str, tuple[str, History]] = {
     "a turn asked for more often than attempts allow": (
         "I4",
         good(faults=MODEL_ILL, requests=[asked(fault="500")] * 4),
+    ),
+    "a turn asked for twice in one attempt though only other parts failed": (
+        "I4",
+        good(delivered=REDELIVERED, requests=[asked()] * 3, records=[record(attempt=2)]),
+    ),
+    "more turns in several attempts than those have": (
+        "I4",
+        good(
+            delivered=REDELIVERED,
+            requests=[asked(name) for name in ("c1", "c2", "c3")],
+            records=[record(attempt=2)],
+        ),
     ),
     "a turn too many": ("I4", good(requests=[asked(), asked("c2")])),
     "a message in the queue": ("I5", good(leftovers=Leftovers(queued_seqs=[1]))),
