@@ -96,6 +96,7 @@ class AgentActor:
         self._settings = settings
         self._incarnation = uuid.uuid4().hex
         self._slots = settings.pool.slots
+        self._free_bytes = settings.pool.max_in_flight_bytes
         self._process = this_process()
         self._poll_s = min(LONGEST_POLL_S, settings.pool.hang_timeout_s / POLLS_BEFORE_HUNG)
         self._version = 0
@@ -118,18 +119,19 @@ class AgentActor:
     async def submit(
         self, supervisor_id: str, batch: Sequence[Delivery], *, alone: bool = False
     ) -> ActorReport:
-        """Take what there are slots for, and return at once.
+        """Take what there is room for, and return at once; after the first refused, no other.
 
         With `alone` that is one delivery if nothing is held, and nothing beside it until it ends.
         """
         settle = (await asyncio.shield(self._parts)).settle
-        taken = self._free
-        if alone:
-            taken = min(taken, 0 if self._held else 1)
-            self._alone = taken > 0
-        for delivery in batch[:taken]:
+        taken = 0
+        for delivery in batch:
             if delivery.id not in self._held:
+                if (alone and self._held) or not self._has_room(delivery):
+                    break
+                self._alone = alone
                 self._take(supervisor_id, delivery, settle)
+            taken += 1
         return self._report(refused=[delivery.id for delivery in batch[taken:]])
 
     async def completions(self, supervisor_id: str) -> ActorReport:
@@ -160,6 +162,10 @@ class AgentActor:
     def _free(self) -> int:
         is_closed = self._stop or self._alone
         return 0 if is_closed else max(0, self._slots - len(self._held))
+
+    def _has_room(self, delivery: Delivery) -> bool:
+        """Tell whether it may be taken; a big one may when nothing is held, or it never could."""
+        return self._free > 0 and (delivery.size_bytes <= self._free_bytes or not self._held)
 
     async def _end(self) -> None:
         if not self._parts.done():
@@ -193,18 +199,20 @@ class AgentActor:
 
     def _take(self, owner: str, delivery: Delivery, settle: Settle) -> None:
         self._version += 1
+        self._free_bytes -= delivery.size_bytes
         settlement = asyncio.ensure_future(settle(delivery))
         self._held[delivery.id] = Held(delivery, owner, settlement)
         settlement.add_done_callback(partial(self._let_go, delivery))
 
     def _let_go(self, delivery: Delivery, settlement: asyncio.Future[object]) -> None:
-        """Free the slot, whatever happened.
+        """Free its room, whatever happened.
 
         A settlement that raised leaves its message unacked: JetStream hands it out again
         after `ack_wait_s`.
         """
         self._version += 1
         held = self._held.pop(delivery.id)
+        self._free_bytes += delivery.size_bytes
         self._alone = False  # it was the only one, if it was alone
         self._news[held.owner].put_nowait(delivery.id)
         if not settlement.cancelled() and (error := settlement.exception()):
@@ -236,6 +244,7 @@ class AgentActor:
             version=self._version,
             slots=self._slots,
             free=self._free,
+            free_bytes=self._free_bytes,
             model_away=self._model_away,
             alone=self._alone,
             refused=list(refused),

@@ -210,6 +210,13 @@ class PoolConfig(Section, frozen=True, kw_only=True):
     ] = (TASK_SUBJECTS,)
     actors: Annotated[Positive, Meta(description="Actors of the pool.")] = 2
     slots: Annotated[Positive, Meta(description="Tasks that one actor runs at a time.")] = 32
+    max_in_flight_bytes: Annotated[
+        Positive,
+        Meta(
+            description="Task messages that one actor holds at a time, together; a bigger one it "
+            "takes when it holds no other. Working on a task takes several times its size."
+        ),
+    ] = 256 * 1024 * 1024
     model: Annotated[str, Meta(description="The model to ask for; empty: `vllm.model`.")] = ""
     temperature: Annotated[Temperature, Meta(description="Sampling temperature.")] = 0.7
     max_tokens: Annotated[

@@ -1,14 +1,18 @@
 """Which actor gets which delivery, and how many may be asked for: pure bookkeeping of a pool.
 
-The actor is the authority on its own slots. What is kept here is what it last said, less what
-has been sent to it since; so it may be too low for a moment, but never too high.
+The actor is the authority on its own room, in slots and in bytes. What is kept here is what it
+last said, less what has been sent to it since; so it may be too low for a moment, but never too
+high.
 """
 
 from collections.abc import Iterable
+from operator import attrgetter
 
 from msgspec import Struct
 
 from agent_actors.ports import ActorReport, Delivery
+
+_slots = attrgetter("slots")
 
 
 class ActorView(Struct):
@@ -22,9 +26,11 @@ class ActorView(Struct):
     pid: int = 0
     slots: int = 0
     free: int = 0
+    free_bytes: int = 0
     version: int = -1
     held: dict[str, Delivery] = {}
     sending: int = 0
+    sending_bytes: int = 0
     alone: bool = False
     reserved: bool = False
     model_away: bool = False
@@ -39,6 +45,16 @@ class ActorView(Struct):
     def available(self) -> int:
         """Slots that may get something."""
         return 0 if self.alone or self.reserved else self.slots - self.used
+
+    @property
+    def available_bytes(self) -> int:
+        """Bytes of messages that it may get; when it has none, it gets one of any size."""
+        return max(0, self.free_bytes - self.sending_bytes)
+
+    def room(self, largest_bytes: int) -> int:
+        """Return how many messages it can take if each is the largest that there is."""
+        fitting = self.available_bytes // largest_bytes
+        return min(self.available, fitting or (0 if self.used else 1))
 
 
 class Dispatcher:
@@ -64,6 +80,15 @@ class Dispatcher:
         known = [actor for actor in self.actors.values() if actor.incarnation]
         return bool(known) and all(actor.model_away for actor in known)
 
+    def wanted(self, waiting: int, largest_bytes: int) -> int:
+        """Return how many deliveries to ask for beside those that wait here or are on their way.
+
+        Nobody knows how big what comes will be. So what waits is no more than would find room if
+        each were the largest that there is; but a single one may wait for room.
+        """
+        room = sum(actor.room(largest_bytes) for actor in self._willing)
+        return max(0, min(self.free, max(1, room)) - waiting)
+
     def add(self, agent_id: str) -> None:
         """Know of an actor that has not answered yet."""
         self.actors[agent_id] = ActorView(agent_id=agent_id)
@@ -76,6 +101,7 @@ class Dispatcher:
             pid=report.pid,
             slots=report.slots,
             free=report.free,
+            free_bytes=report.free_bytes,
             version=report.version,
             alone=report.alone,
             model_away=report.model_away,
@@ -92,19 +118,21 @@ class Dispatcher:
     def assign(self, inbox: list[Delivery]) -> dict[str, list[Delivery]]:
         """Take deliveries off the inbox, each for the actor with the most free slots.
 
-        An actor that a batch is on its way to gets the next one when that has arrived: under
-        load the batches grow by themselves.
+        One that is too big for all of them waits, and what came later waits behind it: else small
+        ones would take its room for ever. An actor that a batch is on its way to gets the next
+        one when that has arrived: under load the batches grow by themselves.
         """
-        room = {
-            actor.agent_id: actor.available
-            for actor in self._willing
-            if not actor.sending and actor.available
-        }
-        batches: dict[str, list[Delivery]] = {}
-        for delivery in _taken(inbox, sum(room.values())):
-            roomiest = max(room, key=room.__getitem__)
-            room[roomiest] -= 1
-            batches.setdefault(roomiest, []).append(delivery)
+        rooms = [_Room(actor) for actor in self._willing if not actor.sending and actor.available]
+        count = 0
+        for delivery in inbox:
+            size_bytes = delivery.size_bytes
+            fitting = [room for room in rooms if room.fits(size_bytes)]
+            if not fitting:
+                break
+            max(fitting, key=_slots).take(delivery, size_bytes)
+            count += 1
+        del inbox[:count]
+        batches = {room.agent_id: room.batch for room in rooms if room.batch}
         for agent_id, batch in batches.items():
             self._send(self.actors[agent_id], batch)
         return batches
@@ -129,11 +157,11 @@ class Dispatcher:
         return emptiest.agent_id, batch
 
     def arrived(self, agent_id: str, batch: list[Delivery], report: ActorReport) -> list[Delivery]:
-        """Take an actor's answer to a batch; return what it had no slot for."""
+        """Take an actor's answer to a batch; return what it had no room for."""
         actor = self.actors[agent_id]
         if actor.incarnation != report.incarnation:
             return []
-        actor.sending = 0
+        actor.sending = actor.sending_bytes = 0
         refused = set(report.refused)
         for id_ in refused:
             actor.held.pop(id_, None)
@@ -161,6 +189,7 @@ class Dispatcher:
 
     def _send(self, actor: ActorView, batch: list[Delivery]) -> None:
         actor.sending = len(batch)
+        actor.sending_bytes = _bytes(batch)
         actor.held.update((delivery.id, delivery) for delivery in batch)
 
     def _update(self, actor: ActorView, report: ActorReport) -> None:
@@ -168,9 +197,29 @@ class Dispatcher:
         if report.version >= actor.version:
             actor.version = report.version
             actor.free = report.free
+            actor.free_bytes = report.free_bytes
             actor.model_away = report.model_away
 
 
-def _taken(inbox: list[Delivery], count: int) -> Iterable[Delivery]:
-    taken, inbox[:] = inbox[:count], inbox[count:]
-    return taken
+class _Room:
+    """What an actor can take of the inbox, and what it is given."""
+
+    def __init__(self, actor: ActorView) -> None:
+        self.agent_id = actor.agent_id
+        self.slots = actor.available
+        self.batch: list[Delivery] = []
+        self._bytes = actor.available_bytes
+        self._is_empty = not actor.used
+
+    def fits(self, size_bytes: int) -> bool:
+        return self.slots > 0 and (size_bytes <= self._bytes or self._is_empty)
+
+    def take(self, delivery: Delivery, size_bytes: int) -> None:
+        self.batch.append(delivery)
+        self.slots -= 1
+        self._bytes -= size_bytes
+        self._is_empty = False
+
+
+def _bytes(deliveries: Iterable[Delivery]) -> int:
+    return sum(delivery.size_bytes for delivery in deliveries)

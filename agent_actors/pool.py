@@ -223,7 +223,7 @@ class PoolSupervisor:
         elif was_open and not self._breaker.is_open:
             self._log.info("pool.resumed")
         waiting = len(self._inbox) + source.outstanding
-        wanted = self._dispatcher.free - waiting
+        wanted = self._dispatcher.wanted(waiting, self._parts.max_payload_bytes)
         wanted = self._breaker.room(wanted, self._dispatcher.used + waiting, now)
         if wanted > 0:
             self._breaker.pulled(now)

@@ -42,6 +42,12 @@ class Delivery(Struct, frozen=True, kw_only=True):
         """What tells this delivery from every other one, of the same message too."""
         return self.reply
 
+    @property
+    def size_bytes(self) -> int:
+        """The message's size: headers and payload."""
+        headers = sum(len(name) + len(value) for name, value in self.headers.items())
+        return len(self.payload) + headers
+
 
 class Message(Struct, frozen=True, kw_only=True):
     """What is to be published to a stream."""
@@ -393,9 +399,10 @@ class ActorReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an actor says of itself in each of its answers.
 
     `incarnation` changes when the actor is restarted, `version` grows with each change of its
-    slots. `refused` and `finished` are ids of deliveries. `model_away`: none of the model's
-    endpoints can be reached. `alone`: what it holds is to have no company. `held`, `sandbox` and
-    `process` (as `processes` tells it) are filled by `hello` only.
+    slots. `free_bytes` is its room for the messages themselves, though one that holds nothing
+    takes one of any size. `refused` and `finished` are ids of deliveries. `model_away`: none of
+    the model's endpoints can be reached. `alone`: what it holds is to have no company. `held`,
+    `sandbox` and `process` (as `processes` tells it) are filled by `hello` only.
     """
 
     incarnation: str
@@ -403,6 +410,7 @@ class ActorReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     version: int
     slots: int
     free: int
+    free_bytes: int
     model_away: bool = False
     alone: bool = False
     refused: list[str] = []
@@ -422,7 +430,7 @@ class ActorHandle(Protocol):
     async def submit(
         self, supervisor_id: str, batch: Sequence[Delivery], *, alone: bool = False
     ) -> ActorReport:
-        """Hand over deliveries; return at once, with those that found no slot.
+        """Hand over deliveries; return at once, with those that found no room.
 
         With `alone` it is one, which only an empty actor takes, and nothing more until it ends.
         """

@@ -13,6 +13,8 @@ from agent_actors.config import Config, PoolConfig
 from agent_actors.errors import ServiceUnreachable
 from agent_actors.ports import Delivery
 
+ROOM_BYTES = 1_000
+
 
 class Work:
     """Settlements that end when told to."""
@@ -44,7 +46,9 @@ class Setting:
         self.wire = Wire()
         self.closed = asyncio.Event()
         self.trouble: list[Exception] = []
-        self.pool = PoolConfig(slots=2, ack_wait_s=1.0, hang_timeout_s=1.0)
+        self.pool = PoolConfig(
+            slots=2, max_in_flight_bytes=ROOM_BYTES, ack_wait_s=1.0, hang_timeout_s=1.0
+        )
         config = Config(pools={"dev": self.pool})
         settings = ActorSettings(agent_id="dev-0", pool_name="dev", config=config)
         self.actor = AgentActor(settings, self.build)
@@ -101,6 +105,45 @@ async def test_an_actor_that_holds_something_takes_nothing_alone(setting: Settin
     await setting.actor.submit("other", [ONE])
     report = await setting.actor.submit("s", [TWO], alone=True)
     assert (report.refused, report.free, report.alone) == ([TWO.id], 1, False)
+
+
+def big(size: int, number: int) -> Delivery:
+    return delivery(b"x" * size, stream_seq=number)
+
+
+async def test_it_refuses_what_exceeds_its_bytes_and_all_that_came_after(setting: Setting):
+    one, two, small = big(600, 11), big(600, 12), big(1, 13)
+    report = await setting.actor.submit("s", [one, two, small])
+    assert report.refused == [two.id, small.id]
+    assert (report.free, report.free_bytes) == (1, 400)
+    assert (await setting.actor.submit("s", [small])).free_bytes == 399
+
+
+async def test_the_bytes_of_a_settled_delivery_are_free_again(setting: Setting):
+    one = big(600, 11)
+    await setting.actor.submit("s", [one])
+    await until(lambda: one.id in setting.work.gates)
+    setting.work.gates[one.id].set()
+    assert (await setting.actor.completions("s")).free_bytes == ROOM_BYTES
+
+
+async def test_an_empty_actor_takes_what_is_bigger_than_its_bytes_and_nothing_beside_it(
+    setting: Setting,
+):
+    huge, small = big(ROOM_BYTES + 1, 11), big(1, 12)
+    assert (await setting.actor.submit("s", [small, huge])).refused == [huge.id]
+    await until(lambda: small.id in setting.work.gates)
+    setting.work.gates[small.id].set()
+    await setting.actor.completions("s")
+    report = await setting.actor.submit("s", [huge, small])
+    assert report.refused == [small.id]
+    assert report.free_bytes < 0
+
+
+async def test_what_is_held_already_is_not_refused_for_want_of_room(setting: Setting):
+    await setting.actor.submit("s", [big(ROOM_BYTES, 11)])
+    report = await setting.actor.submit("s", [big(ROOM_BYTES, 11)])
+    assert (report.refused, report.free_bytes) == ([], 0)
 
 
 async def test_the_same_delivery_twice_takes_one_slot(setting: Setting):

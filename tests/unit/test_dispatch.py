@@ -1,5 +1,6 @@
 """The books of a pool: who has room, who holds what."""
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from support.fakes import delivery
@@ -7,9 +8,26 @@ from support.fakes import delivery
 from agent_actors.dispatch import Dispatcher
 from agent_actors.ports import ActorReport, Delivery
 
+ROOMY = 2**30
 
-def report(free: int, *, version: int = 0, life: str = "one", **news: object) -> ActorReport:
-    return ActorReport(incarnation=life, pid=1, version=version, slots=4, free=free, **news)
+
+def report(
+    free: int,
+    *,
+    free_bytes: int = ROOMY,
+    version: int = 0,
+    life: str = "one",
+    **news: object,
+) -> ActorReport:
+    return ActorReport(
+        incarnation=life,
+        pid=1,
+        version=version,
+        slots=4,
+        free=free,
+        free_bytes=free_bytes,
+        **news,
+    )
 
 
 def pool(**free: int) -> Dispatcher:
@@ -22,6 +40,10 @@ def pool(**free: int) -> Dispatcher:
 
 def messages(count: int) -> list[Delivery]:
     return [delivery(stream_seq=number) for number in range(1, count + 1)]
+
+
+def sized(*sizes: int) -> list[Delivery]:
+    return [delivery(b"x" * size, stream_seq=seq) for seq, size in enumerate(sizes, start=1)]
 
 
 def test_an_actor_that_has_not_answered_has_no_room():
@@ -193,6 +215,108 @@ def test_a_restarted_supervisor_learns_that_what_an_actor_holds_is_alone():
     dispatcher.greet("a", report(0, held=messages(1), alone=True))
     assert dispatcher.actors["a"].alone
     assert isolated(dispatcher, [delivery(stream_seq=9)]) == ""
+
+
+def test_an_actor_gets_what_fits_into_its_bytes():
+    dispatcher = pool(a=4)
+    dispatcher.greet("a", report(3, free_bytes=100))
+    inbox = one, two, three = sized(60, 40, 1)
+    left = list(inbox)
+    assert dispatcher.assign(left) == {"a": [one, two]}
+    assert left == [three]
+    dispatcher.arrived("a", [one, two], report(1, version=1, free_bytes=0))
+    assert dispatcher.assign(left) == {}
+    dispatcher.finished("a", report(2, version=2, free_bytes=40, finished=[two.id]))
+    assert dispatcher.assign(left) == {"a": [three]}
+
+
+def test_headers_count_as_bytes_too():
+    assert delivery(b"12345", headers={"team": "blue"}).size_bytes == 13
+
+
+def test_a_big_delivery_goes_where_it_fits_though_another_has_more_slots():
+    dispatcher = pool(a=4, b=4)
+    dispatcher.greet("a", report(3, free_bytes=10))
+    dispatcher.greet("b", report(1, free_bytes=100))
+    assert list(dispatcher.assign(sized(50))) == ["b"]
+
+
+def test_an_empty_actor_gets_what_is_bigger_than_all_its_room_and_nothing_beside_it():
+    dispatcher = pool(a=4)
+    dispatcher.greet("a", report(4, free_bytes=10))
+    huge, small = inbox = sized(50, 1)
+    assert dispatcher.assign(inbox) == {"a": [huge]}
+    assert inbox == [small]
+    dispatcher.arrived("a", [huge], report(3, version=1, free_bytes=-40))
+    assert dispatcher.assign(inbox) == {}
+
+
+def test_what_came_after_a_delivery_that_waits_for_room_does_not_overtake_it():
+    dispatcher = pool(a=4)
+    dispatcher.greet("a", report(3, free_bytes=10))
+    inbox = sized(50, 1)
+    assert dispatcher.assign(inbox) == {}
+    dispatcher.finished("a", report(4, version=1, free_bytes=60))
+    assert [each.size_bytes for each in dispatcher.assign(inbox)["a"]] == [50, 1]
+
+
+def test_as_much_is_asked_for_as_would_find_room_if_each_were_the_largest():
+    dispatcher = pool(a=4, b=4)
+    dispatcher.greet("a", report(3, free_bytes=250))
+    dispatcher.greet("b", report(1, free_bytes=900))
+    assert dispatcher.wanted(0, 100) == 3
+    assert dispatcher.wanted(2, 100) == 1
+    assert dispatcher.wanted(5, 100) == 0
+    assert dispatcher.wanted(0, 1) == 4
+
+
+def test_something_is_asked_for_as_long_as_there_is_a_slot_and_nothing_waits():
+    dispatcher = pool(a=4)
+    dispatcher.greet("a", report(3, free_bytes=99))
+    assert dispatcher.wanted(0, 100) == 1
+    assert dispatcher.wanted(1, 100) == 0
+    dispatcher.greet("a", report(0, free_bytes=99))
+    assert dispatcher.wanted(0, 100) == 0
+
+
+@given(st.data())
+def test_all_is_handed_out_in_the_end_and_no_actor_has_more_than_fits(data: st.DataObject):
+    slots, limit, largest = 4, data.draw(st.integers(1, 60)), 50
+    names = data.draw(st.sets(st.sampled_from("abc"), min_size=1))
+    dispatcher = pool(**dict.fromkeys(names, slots))
+    backlog = sized(*data.draw(st.lists(st.integers(1, largest), max_size=30)))
+    total = len(backlog)
+    inbox: list[Delivery] = []
+    held: dict[str, list[Delivery]] = {name: [] for name in names}
+    version = 0
+
+    def room(name: str) -> ActorReport:
+        free_bytes = limit - sum(each.size_bytes for each in held[name])
+        free = slots - len(held[name])
+        return report(free, version=version, free_bytes=free_bytes)
+
+    for name in names:
+        dispatcher.greet(name, room(name))
+    while backlog or inbox or any(held.values()):
+        free_bytes = sum(max(0, room(name).free_bytes) for name in names)
+        came = dispatcher.wanted(len(inbox), largest)
+        inbox += backlog[:came]
+        del backlog[:came]
+        assert sum(each.size_bytes for each in inbox) <= max(free_bytes, len(names) * largest)
+        for name, batch in dispatcher.assign(inbox).items():
+            held[name] += batch
+            version += 1
+            dispatcher.arrived(name, batch, room(name))
+            assert len(held[name]) <= slots
+            assert len(held[name]) == 1 or room(name).free_bytes >= 0
+        busy = sorted(name for name in names if held[name])
+        assert busy or not (backlog or inbox), "nothing runs, and nothing is handed out"
+        if busy:
+            name = data.draw(st.sampled_from(busy))
+            done = held[name].pop(data.draw(st.integers(0, len(held[name]) - 1)))
+            version += 1
+            dispatcher.finished(name, msgspec.structs.replace(room(name), finished=[done.id]))
+    assert dispatcher.settled == total
 
 
 @given(st.dictionaries(st.sampled_from("abcd"), st.integers(0, 9), min_size=1), st.integers(0, 40))

@@ -20,6 +20,8 @@ from agent_actors.ports import ActorReport, Backlog, Delivery, Stored
 from agent_actors.reading import read
 from agent_actors.supervisor import Supervisor
 
+MAX_PAYLOAD_BYTES = 1024 * 1024
+
 
 class Source:
     """A consumer: counts what is asked for; the test delivers."""
@@ -58,8 +60,9 @@ class Source:
 class Actor:
     """An actor's handle: holds what it is given until the test settles it or kills it."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, free_bytes: int) -> None:
         self.slots = slots
+        self.free_bytes = free_bytes
         self.life = 1
         self.version = 0
         self.held: list[Delivery] = []
@@ -79,6 +82,7 @@ class Actor:
             version=self.version,
             slots=self.slots,
             free=self.slots - len(self.held),
+            free_bytes=self.free_bytes,
             model_away=self.model_away,
             alone=self.alone,
             **news,
@@ -125,8 +129,10 @@ class Actor:
 
 
 class Setting:
-    def __init__(self, actors: int = 1, slots: int = 2) -> None:
-        self.actors = {f"dev-{number}": Actor(slots) for number in range(actors)}
+    def __init__(
+        self, actors: int = 1, slots: int = 2, free_bytes: int = 64 * MAX_PAYLOAD_BYTES
+    ) -> None:
+        self.actors = {f"dev-{number}": Actor(slots, free_bytes) for number in range(actors)}
         self.wire = Wire()
         self.ledger = MemoryLedger()
         self.opened = asyncio.Event()
@@ -143,7 +149,7 @@ class Setting:
         return SupervisorParts(
             leases=Leases(self.ledger, Queue(), noon),
             store=self.ledger,
-            max_payload_bytes=1024 * 1024,
+            max_payload_bytes=MAX_PAYLOAD_BYTES,
             acks=self.wire,
             runtime=self,
             open_source=self.open_source,
@@ -186,6 +192,14 @@ async def setting() -> AsyncIterator[Setting]:
 async def test_it_asks_for_as_many_deliveries_as_there_are_free_slots(setting: Setting):
     await setting.source.asked.wait()
     assert setting.source.outstanding == 2
+
+
+async def test_no_more_is_asked_for_than_the_actors_have_bytes_for():
+    setting = Setting(actors=2, slots=8, free_bytes=3 * MAX_PAYLOAD_BYTES)
+    await setting.supervisor.ready()
+    await until(lambda: setting.source.outstanding == 6)
+    assert setting.source.most == 6
+    await setting.supervisor.stop(0)
 
 
 async def test_a_slot_is_asked_for_again_only_once_it_is_free(setting: Setting):

@@ -18,7 +18,7 @@ SUBJECT = (
     "import time; from agent_actors.processes import this_process;"
     "print(this_process(), flush=True); time.sleep(60)"
 )
-REPORT = ActorReport(incarnation="one", pid=1, version=1, slots=1, free=1)
+REPORT = ActorReport(incarnation="one", pid=1, version=1, slots=1, free=1, free_bytes=1)
 SOON_S = 0.05
 LONG_S = 60.0
 
