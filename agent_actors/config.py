@@ -15,6 +15,8 @@ from agent_actors.config_types import (
     Amount,
     FilePath,
     InboxPrefix,
+    LabelName,
+    LabelValue,
     Name,
     NatsUrls,
     PoolName,
@@ -153,6 +155,16 @@ class StreamsConfig(Section, frozen=True, kw_only=True):
     ] = 3600.0
 
 
+Placement = Annotated[
+    str,
+    Meta(
+        pattern=r"^(spread|pack)\Z",
+        examples=["pack"],
+        extra={"expected": "`spread` or `pack`"},
+    ),
+]
+
+
 class Resources(Section, frozen=True, kw_only=True):
     """What one Ray actor asks for."""
 
@@ -165,6 +177,14 @@ class Resources(Section, frozen=True, kw_only=True):
         dict[Name, Amount],
         Meta(examples=['{"fast_disk": 1}'], description="Custom Ray resources by name."),
     ] = field(default_factory=dict[str, float])
+    labels: Annotated[
+        dict[LabelName, LabelValue],
+        Meta(
+            examples=['{"ray.io/accelerator-type": "H100"}'],
+            description="Labels that the actor's node must have.",
+            extra={"expected": "a map, from names of labels to their values"},
+        ),
+    ] = field(default_factory=dict[str, str])
 
 
 class RayConfig(Section, frozen=True, kw_only=True):
@@ -201,6 +221,32 @@ class RoleConfig(Section, frozen=True, kw_only=True):
     ] = "default"
 
 
+class AutoscaleConfig(Section, frozen=True, kw_only=True):
+    """A size that follows the load, within bounds."""
+
+    min: Annotated[
+        int, Meta(ge=0, description="Fewest actors; 0: the pool goes when there is nothing to do.")
+    ] = 1
+    max: Annotated[Positive, Meta(description="Most actors.")]
+    target_utilization: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=1,
+            description="Share of the slots that is to be in use; the rest is there for more.",
+            extra={"expected": "a number above 0, at most 1: 0.8 means 80 %"},
+        ),
+    ] = 0.8
+    scale_up_delay_s: Annotated[
+        float,
+        Meta(ge=0, le=MAX_SECONDS, description="How long the load must ask for more actors."),
+    ] = 0.0
+    scale_down_delay_s: Annotated[
+        float,
+        Meta(ge=0, le=MAX_SECONDS, description="How long the load must ask for fewer actors."),
+    ] = 60.0
+
+
 class PoolConfig(Section, frozen=True, kw_only=True):
     """The actors that serve one set of subjects with one configuration."""
 
@@ -208,7 +254,15 @@ class PoolConfig(Section, frozen=True, kw_only=True):
         tuple[TaskSubject, ...],
         Meta(min_length=1, description="Task subjects served; no two pools may share one."),
     ] = (TASK_SUBJECTS,)
-    actors: Annotated[Positive, Meta(description="Actors of the pool.")] = 2
+    actors: Annotated[
+        Annotated[int, Meta(ge=0)] | AutoscaleConfig,
+        Meta(
+            description="Actors of the pool; 0: its tasks wait. A map with these keys: as the load "
+            "asks.",
+            examples=['{"min": 2, "max": 8}'],
+            extra={"expected": "a whole number of at least 0, or a map with min and max"},
+        ),
+    ] = 2
     slots: Annotated[Positive, Meta(description="Tasks that one actor runs at a time.")] = 32
     max_in_flight_bytes: Annotated[
         Positive,
@@ -256,6 +310,13 @@ class PoolConfig(Section, frozen=True, kw_only=True):
         Meta(ge=0, le=MAX_SECONDS, description="How long stopping waits for running tasks."),
     ] = 30.0
     resources: Annotated[Resources, Meta(description="What each actor asks for.")] = Resources()
+    placement: Annotated[
+        Placement,
+        Meta(
+            description="spread: over the nodes, so that the loss of one takes few; pack: on few "
+            "nodes."
+        ),
+    ] = "spread"
     tools: ToolsConfig = ToolsConfig()
     roles: Annotated[
         dict[RoleName, RoleConfig],
@@ -264,6 +325,21 @@ class PoolConfig(Section, frozen=True, kw_only=True):
             description="Own roles, and other settings for built-in ones; kept in upper case.",
         ),
     ] = field(default_factory=dict[str, RoleConfig])
+
+    @property
+    def autoscale(self) -> AutoscaleConfig | None:
+        """How the size follows the load; None: it is fixed."""
+        return self.actors if isinstance(self.actors, AutoscaleConfig) else None
+
+    @property
+    def min_actors(self) -> int:
+        """The fewest actors that there may be; a fixed size is also the most."""
+        return self.actors.min if isinstance(self.actors, AutoscaleConfig) else self.actors
+
+    @property
+    def max_actors(self) -> int:
+        """The most actors that there may be."""
+        return self.actors.max if isinstance(self.actors, AutoscaleConfig) else self.actors
 
     @property
     def heartbeat_s(self) -> float:

@@ -28,6 +28,7 @@ from agent_actors.config_keys import (
     reference,
     remedy,
     shape_of,
+    single_type,
     spelled,
 )
 from agent_actors.config_tools import TOOL_GROUPS
@@ -122,7 +123,8 @@ def check(tree: Tree, findings: Findings) -> Tree:
     _check_section("nats", NatsConfig, _nats_problems, checked, findings)
     _check_section("vllm", VllmConfig, _vllm_problems, checked, findings)
     _check_section("streams", StreamsConfig, _streams_problems, checked, findings)
-    _check_pools(checked.get("pools", {}), findings)
+    _check_sizes(checked.get("pools", {}), findings)
+    _check_subjects(checked.get("pools", {}), findings)
     _check_tools(checked.get("pools", {}), findings)
     if not findings.within(("vllm",)):
         _read_api_key(checked.get("vllm", {}), findings)
@@ -145,6 +147,8 @@ def _value(annotation: object, value: object, path: KeyPath, findings: Findings)
     shape = shape_of(annotation)
     if value is None and shape.optional:
         return None
+    if shape.single and as_tree(value) is None:
+        return _single(annotation, value, path, findings)
     if shape.section:
         return _section(shape.section, value, path, findings)
     if shape.values is not None:
@@ -174,7 +178,8 @@ def _section(section: type[Section], value: object, path: KeyPath, findings: Fin
 
 def _is_table(shape: Shape) -> bool:
     """Tell whether a heading with nothing below it, as in YAML `nats:`, means the defaults."""
-    return (shape.section is not None or shape.values is not None) and not shape.optional
+    has_names = shape.section is not None or shape.values is not None
+    return has_names and not shape.optional and not shape.single
 
 
 def _as_list(value: object) -> list[object] | None:
@@ -257,20 +262,21 @@ def _is_masked(annotation: object, text: str) -> bool:
 
 def _hint(annotation: object, value: object) -> str:
     """Return what else helps: quotes, which in YAML tell a text from a number, or nothing."""
-    kind = bare_type(annotation)
+    kind = single_type(annotation)
     if value is None:
         return ", or left out"
     if kind in (str, Secret) and isinstance(value, (bool, int, float, date)):
         return ", in quotes"
-    if kind in (int, float) and isinstance(value, str) and re.fullmatch(r"-?\d+(\.\d+)?", value):
+    number = r"-?\d+" if kind is int else r"-?\d+(\.\d+)?"
+    if kind in (int, float) and isinstance(value, str) and re.fullmatch(number, value):
         return ", without quotes"
     return ""
 
 
 def _shown(annotation: object, value: object) -> str:
     """Return a value for an error; of a secret, and of what should have keys, only the kind."""
-    kind, shape = bare_type(annotation), shape_of(annotation)
-    if kind is Secret or shape.section or shape.values:
+    kind, shape = single_type(annotation), shape_of(annotation)
+    if kind is Secret or (shape.section and not shape.single) or shape.values:
         return _kind(value)
     match value:
         case None | list() | dict():
@@ -378,7 +384,18 @@ def _streams_problems(streams: StreamsConfig) -> Problems:
         yield ("duplicate_window_s",), f"{what}; {limit}"
 
 
-def _check_pools(pools: Tree, findings: Findings) -> None:
+def _check_sizes(pools: Tree, findings: Findings) -> None:
+    """Note a pool that is to have at least more actors than at most."""
+    for name, given in pools.items():
+        if findings.within(("pools", name)):
+            continue
+        scale = convert(given, PoolConfig).autoscale
+        if scale and scale.min > scale.max:
+            path = ("pools", name, "actors", "min")
+            findings.add(path, f"is {scale.min}, more than pools.{name}.actors.max, {scale.max}")
+
+
+def _check_subjects(pools: Tree, findings: Findings) -> None:
     """Note a subject that two pools serve, or one pool twice: a work queue refuses both."""
     seen: list[tuple[str, str]] = []
     # Whoever named no subjects is the one to be told.

@@ -195,8 +195,11 @@ def _set_from(
     if (earlier := findings.origin.variables.setdefault(path, name)) != name:
         findings.add_line(f"{name}: sets {dotted(path)}, as {earlier} does; keep one")
         return tree
+    if above := _single_above(path, tree, findings):
+        findings.add_line(f"{name}: sets {dotted(path)}, but {above} gives no map; keep one")
+        return tree
     try:
-        return _with(tree, path, _from_text(annotation, text))
+        return _with(Config, tree, path, _from_text(annotation, text))
     except UnicodeEncodeError:
         findings.add(path, "is not UTF-8 text")
     except msgspec.DecodeError as error:
@@ -204,9 +207,20 @@ def _set_from(
     return tree
 
 
+def _single_above(path: KeyPath, tree: Tree, findings: Findings) -> str:
+    """Return the variable that gives a single value in place of the map that `path` is in."""
+    value: object = tree
+    for part in path[:-1]:
+        value = (as_tree(value) or {}).get(str(part))
+    is_single = value is not None and as_tree(value) is None
+    return findings.origin.variables.get(path[:-1], "") if is_single else ""
+
+
 def _from_text(annotation: object, text: str) -> object:
     text.encode()  # what is not UTF-8 in the environment Python hands on as lone surrogates
     shape, kind = shape_of(annotation), bare_type(annotation)
+    if shape.single and not text.lstrip().startswith("{"):
+        return _from_text(shape.single, text)
     if shape.section or shape.values or (shape.items and text.lstrip().startswith("[")):
         return msgspec.json.decode(text)
     if shape.items:
@@ -219,12 +233,16 @@ def _from_text(annotation: object, text: str) -> object:
         return text  # the check says what is wrong with it
 
 
-def _with(tree: Tree, path: KeyPath, value: object) -> Tree:
+def _with(annotation: object, tree: Tree, path: KeyPath, value: object) -> Tree:
     """Return the tree with `value` at `path`; the tree itself stays, YAML may share its parts."""
     name, below = str(path[0]), path[1:]
     if not below:
         return {**tree, name: value}
-    inner = as_tree({} if tree.get(name) is None else tree[name])
+    shape, given = shape_of(annotation), tree.get(name)
+    kind = keys_of(shape.section)[name].type if shape.section else shape.values
+    inner = as_tree(given)
+    if given is None or (inner is None and shape_of(kind).single):
+        inner = {}
     if inner is None:
         return tree  # the check says that this is no section
-    return {**tree, name: _with(inner, below, value)}
+    return {**tree, name: _with(kind, inner, below, value)}

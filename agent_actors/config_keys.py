@@ -37,13 +37,14 @@ class Shape(Struct, frozen=True, kw_only=True):
     """What a value is made of; none of these: a single value.
 
     A section has keys, a map has names and values, a list has items. What stands here is
-    the annotation of each.
+    the annotation of each, and of the `single` value that may stand in a section's place.
     """
 
     section: type[Section] | None = None
     names: object = None
     values: object = None
     items: object = None
+    single: object = None
     optional: bool = False
 
     @property
@@ -105,15 +106,22 @@ def shape_of(annotation: object) -> Shape:
     if get_origin(bare) is dict:
         return Shape(names=arguments[0], values=arguments[1])
     optional = NoneType in arguments
-    kind = arguments[0] if optional else bare
-    if isinstance(kind, type) and issubclass(kind, Section):
-        return Shape(section=kind, optional=optional)
+    kinds = [kind for kind in arguments or (bare,) if kind is not NoneType]
+    sections = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Section)]
+    singles = [kind for kind in kinds if kind not in sections]
+    if sections:
+        return Shape(section=sections[0], single=next(iter(singles), None), optional=optional)
     return Shape(optional=optional)
 
 
 def bare_type(annotation: object) -> Any:  # noqa: ANN401 - a type, or what stands for one
     """Return the annotation without its constraints and its meaning."""
     return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+
+
+def single_type(annotation: object) -> Any:  # noqa: ANN401 - a type, or what stands for one
+    """Return the bare type of the single value that may be given, in a section's place or not."""
+    return bare_type(shape_of(annotation).single or annotation)
 
 
 def remedy(annotation: object) -> str:
@@ -198,7 +206,7 @@ def _rows(section: type[Section], parent: KeyPath) -> Iterator[Key]:
     for name, info in keys_of(section).items():
         path = (*parent, name)
         shape = shape_of(info.type)
-        if shape.section is None or shape.optional:
+        if shape.section is None or shape.optional or shape.single:
             yield _row(path, info)
         if shape.section:
             yield from _rows(shape.section, path)

@@ -13,6 +13,9 @@ MASK = "***"
 _HOST = r"(\[[0-9A-Fa-f:.]+\]|[^\s/@,:?#\[\]]+)"
 _PORT = r"(6553[0-5]|655[0-2]\d|65[0-4]\d\d|6[0-4]\d{3}|[1-5]\d{4}|[1-9]\d{0,3})"
 _NATS = rf"(nats|tls)://([^\s/@,]+@)?{_HOST}(:{_PORT})?(/[^\s,@?#]*)?"
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+_DOMAIN = r"(?![^/]{254})[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_SUBDOMAINS = r"(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*"
 
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]
@@ -79,6 +82,31 @@ RoleName = Annotated[
         extra={
             "expected": "1 to 64 characters, none of them a space, a dot, * or >",
             "upper": True,
+        },
+    ),
+]
+
+
+# As Kubernetes has them, and Ray from there.
+LabelName = Annotated[
+    str,
+    Meta(
+        pattern=rf"^({_DOMAIN}{_SUBDOMAINS}/)?{_LABEL}\Z",
+        extra={
+            "expected": "a label's name as in Kubernetes: at most 63 letters and digits, with -, _ "
+            "and . between them, and before it a domain and a / if need be"
+        },
+    ),
+]
+# Ray also takes blanks after the commas, but then compares them with what nodes have.
+LabelValue = Annotated[
+    str,
+    Meta(
+        pattern=rf"^(!?({_LABEL}|in\({_LABEL}(,{_LABEL})*\)))?\Z",
+        examples=["H100"],
+        extra={
+            "expected": "a value, `in(A,B)` for any of several, or either with `!` before it for "
+            "all others"
         },
     ),
 ]

@@ -5,7 +5,14 @@ import pickle
 import msgspec
 import pytest
 
-from agent_actors.config import Config, NatsConfig, PoolConfig, TlsConfig, VllmConfig
+from agent_actors.config import (
+    AutoscaleConfig,
+    Config,
+    NatsConfig,
+    PoolConfig,
+    TlsConfig,
+    VllmConfig,
+)
 from agent_actors.config_types import MASK, Secret, mask_address, mask_secret
 
 HIDDEN = "correct-horse-battery"
@@ -109,3 +116,14 @@ def test_without_a_file_there_is_one_pool_on_all_task_subjects():
 def test_pools_of_two_configurations_are_not_shared():
     assert Config().pools is not Config().pools
     assert PoolConfig().roles is not PoolConfig().roles
+
+
+def test_a_fixed_size_is_the_least_and_the_most():
+    pool = PoolConfig(actors=3)
+    assert (pool.min_actors, pool.max_actors, pool.autoscale) == (3, 3, None)
+
+
+def test_a_size_that_follows_the_load_has_bounds():
+    scale = AutoscaleConfig(min=0, max=8)
+    pool = PoolConfig(actors=scale)
+    assert (pool.min_actors, pool.max_actors, pool.autoscale) == (0, 8, scale)

@@ -17,6 +17,7 @@ SUBJECT = "`agent.tasks.` and a role, `*` or `>`, such as agent.tasks.dev"
 NATS_URL = (
     "a nats:// or tls:// address, or several with commas between, such as nats://127.0.0.1:4222"
 )
+ACTORS = 'a whole number of at least 0, or a map with min and max, such as {"min": 2, "max": 8}'
 VLLM_URL = "an http:// or https:// address, such as "
 POOL_NAME = "1 to 32 of the characters A-Z, a-z, 0-9, _ and -"
 
@@ -78,16 +79,13 @@ FILES = {
     ),
     "a text for a number": (
         "pools:\n  default:\n    actors: four\n",
-        (
-            'agents.yaml:3: pools.default.actors is "four", a text; '
-            "it should be a whole number of at least 1"
-        ),
+        f'agents.yaml:3: pools.default.actors is "four", a text; it should be {ACTORS}',
     ),
     "a number in quotes": (
         "pools:\n  default:\n    actors: '4'\n",
         (
             'agents.yaml:3: pools.default.actors is "4", a text; '
-            "it should be a whole number of at least 1, without quotes"
+            f"it should be {ACTORS}, without quotes"
         ),
     ),
     "a fraction for a whole number": (
@@ -118,8 +116,8 @@ FILES = {
         ),
     ),
     "too few": (
-        "pools: {default: {actors: 0}}\n",
-        "agents.yaml:1: pools.default.actors is 0; it should be a whole number of at least 1",
+        "pools: {default: {slots: 0}}\n",
+        "agents.yaml:1: pools.default.slots is 0; it should be a whole number of at least 1",
     ),
     "too hot": (
         "pools: {default: {temperature: 2.5}}\n",
@@ -477,7 +475,7 @@ VARIABLES = {
         {"AGENT_ACTORS_POOLS__DEFAULT__ACTORS": "four"},
         (
             'AGENT_ACTORS_POOLS__DEFAULT__ACTORS: pools.default.actors is "four", a text; '
-            "it should be a whole number of at least 1"
+            f"it should be {ACTORS}"
         ),
     ),
     "a number out of range": (
@@ -549,7 +547,7 @@ VARIABLES = {
         {"AGENT_ACTORS_POOLS": '{"default": {"actors": "4"}}'},
         (
             'AGENT_ACTORS_POOLS: pools.default.actors is "4", a text; '
-            "it should be a whole number of at least 1, without quotes"
+            f"it should be {ACTORS}, without quotes"
         ),
     ),
     "a list of nothing": (
@@ -617,10 +615,7 @@ def test_all_mistakes_are_told_at_once_one_on_each_line():
         "AGENT_ACTORS_RAY_NAMESPAC: matches no key; did you mean AGENT_ACTORS_RAY_NAMESPACE?",
         "agents.yaml:1: nats.ulr is no key; did you mean `url`?",
         "agents.yaml:2: vllm.max_retries is 11; it should be a whole number from 0 to 10",
-        (
-            'agents.yaml:4: pools.a.actors is "none", a text; '
-            "it should be a whole number of at least 1"
-        ),
+        f'agents.yaml:4: pools.a.actors is "none", a text; it should be {ACTORS}',
         "agents.yaml:5: pools.b.slots is 0; it should be a whole number of at least 1",
         (
             "agents.yaml:6: pools.c.subjects has agent.tasks.c, which overlaps agent.tasks.c "

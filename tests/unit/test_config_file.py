@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from msgspec import inspect
 
 from agent_actors.config import (
+    AutoscaleConfig,
     Config,
     NatsConfig,
     PoolConfig,
@@ -200,9 +201,11 @@ def sample(key, file):
             meant = key.default == "false"
             return json.dumps(meant), meant
         case inspect.IntType():
-            return str(int(key.default) + 1), int(key.default) + 1
+            meant = 9 if key.default == "(must be given)" else int(key.default) + 1
+            return str(meant), meant
         case inspect.FloatType():
-            return str(float(key.default) / 2), float(key.default) / 2
+            meant = float(key.default) / 2 or 0.5
+            return str(meant), meant
         case inspect.CustomType():
             return HIDDEN, "***"
         case _:
@@ -213,6 +216,8 @@ def sample(key, file):
 COMPANIONS = {
     "nats.user": {"AGENT_ACTORS_NATS_PASSWORD": "x"},
     "nats.password": {"AGENT_ACTORS_NATS_USER": "x"},
+    "pools": {"AGENT_ACTORS_POOLS__DEFAULT__ACTORS__MAX": ""},
+    "pools.<pool>.actors": {"AGENT_ACTORS_POOLS__DEFAULT__ACTORS__MAX": ""},
     "pools.<pool>.tools.mcpServers.<mcpServer>.url": {
         "AGENT_ACTORS_POOLS__DEFAULT__TOOLS__MCPSERVERS__DB__COMMAND": ""
     },
@@ -221,9 +226,10 @@ COMPANIONS = {
 }
 
 
-# What stands for the names that a user gives, and the variables that give them.
+# What stands for the names that a user gives, and the variables that give them and what must be.
 NAMES = {"<pool>": "default", "<role>": "DEV", "<ROLE>": "DEV", "<mcpServer>": "db"}
 NAMED = {
+    "AGENT_ACTORS_POOLS__DEFAULT__ACTORS__MAX": "8",
     "AGENT_ACTORS_POOLS__DEFAULT__ROLES__DEV__PROMPT": "-",
     "AGENT_ACTORS_POOLS__DEFAULT__TOOLS__MCPSERVERS__DB__COMMAND": "db",
 }
@@ -309,6 +315,41 @@ def test_a_whole_section_in_a_variable_replaces_the_files_and_single_keys_come_a
     assert config.pools == {"new": PoolConfig(actors=5, slots=8)}
 
 
+ACTORS = "AGENT_ACTORS_POOLS__DEFAULT__ACTORS"
+
+
+@pytest.mark.parametrize(
+    ("environ", "actors"),
+    [
+        ({ACTORS: "4"}, 4),
+        ({ACTORS: "0"}, 0),
+        ({f"{ACTORS}__MAX": "8"}, AutoscaleConfig(max=8)),
+        ({f"{ACTORS}__MAX": "8", f"{ACTORS}__MIN": "0"}, AutoscaleConfig(min=0, max=8)),
+        ({ACTORS: '{"min": 0, "max": 8}'}, AutoscaleConfig(min=0, max=8)),
+        (
+            {ACTORS: ' {"max": 8}', f"{ACTORS}__SCALE_DOWN_DELAY_S": "5"},
+            AutoscaleConfig(max=8, scale_down_delay_s=5.0),
+        ),
+    ],
+)
+@pytest.mark.parametrize("text", ["", "pools: {default: {actors: 3}}"])
+def test_variables_make_a_size_fixed_or_following_the_load(load, text, environ, actors):
+    assert load(text, **environ).pools == {"default": PoolConfig(actors=actors)}
+
+
+def test_a_number_in_a_variable_stands_in_place_of_the_files_bounds(load):
+    config = load("pools: {default: {actors: {max: 8}}}", AGENT_ACTORS_POOLS__DEFAULT__ACTORS="4")
+    assert config.pools == {"default": PoolConfig(actors=4)}
+
+
+def test_a_variable_for_one_bound_leaves_the_files_others(load):
+    config = load(
+        "pools: {default: {actors: {min: 2, max: 8}}}",
+        AGENT_ACTORS_POOLS__DEFAULT__ACTORS__MAX="5",
+    )
+    assert config.pools == {"default": PoolConfig(actors=AutoscaleConfig(min=2, max=5))}
+
+
 @pytest.mark.parametrize("text", ["http://a:1,http://b:2", '["http://a:1", "http://b:2"]'])
 def test_a_list_is_written_with_commas_or_as_json(text):
     config = load_config(None, {"AGENT_ACTORS_VLLM_URLS": text})
@@ -372,7 +413,7 @@ def test_the_effective_configuration_shows_no_secret(load, folder):
 
 
 def test_the_effective_configuration_has_every_key(load):
-    pool = "{roles: {DEV: {prompt: x}}, tools: {mcpServers: {db: {command: x}}}}"
+    pool = "{actors: {max: 8}, roles: {DEV: {prompt: x}}, tools: {mcpServers: {db: {command: x}}}}"
     shown = effective(load(f"nats: {{tls: {{}}}}\npools: {{default: {pool}}}"))
     for key in reference():
         value = shown
@@ -389,6 +430,7 @@ def values(annotation):
     facts, shape = facts_of(annotation), shape_of(annotation)
     if shape.section:
         section = sections(shape.section)
+        section = values(shape.single) | section if shape.single else section
         return st.none() | section if shape.optional else section
     if shape.items:
         return st.lists(values(shape.items), min_size=int(facts.filled), max_size=3)
@@ -428,9 +470,12 @@ def sections(section):
 
 
 def settled(tree):
-    """Give each pool a subject of its own and servers one way to them; keep messages long."""
+    """Give each pool a subject of its own, bounds that fit and servers one way to them."""
     for index, pool in enumerate(tree.get("pools", {}).values()):
         pool["subjects"] = [f"agent.tasks.{index}"]
+        actors = pool.get("actors")
+        if isinstance(actors, dict):
+            actors["min"] = min(actors.get("min", 1), actors["max"])
         servers = pool.get("tools", {}).get("mcpServers", {})
         for server in servers.values():
             server |= {"command": "x", "url": ""}
@@ -487,10 +532,22 @@ def test_no_variable_of_a_key_is_taken_for_one_of_another_kind():
             '{"default": {}}',
         ),
         (
+            "pools.<pool>.slots",
+            "AGENT_ACTORS_POOLS__<POOL>__SLOTS",
+            "whole number of at least 1",
+            "32",
+        ),
+        (
             "pools.<pool>.actors",
             "AGENT_ACTORS_POOLS__<POOL>__ACTORS",
-            "whole number of at least 1",
+            "whole number of at least 0, or a map with min and max",
             "2",
+        ),
+        (
+            "pools.<pool>.actors.max",
+            "AGENT_ACTORS_POOLS__<POOL>__ACTORS__MAX",
+            "whole number of at least 1",
+            "(must be given)",
         ),
         (
             "pools.<pool>.roles.<role>.prompt",

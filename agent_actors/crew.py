@@ -1,0 +1,295 @@
+"""The actors of one pool: found or started, followed through their lives, let go when done.
+
+Read `Crew.shape`: it starts those that are missing and lets go those that are too many or built
+from earlier settings, as `roster` decides. What an actor holds is in the books (`dispatch`).
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from contextlib import suppress
+from typing import Any, Literal
+
+import structlog
+from msgspec import Struct
+
+from agent_actors.contract import ActorStatus
+from agent_actors.dispatch import Dispatcher
+from agent_actors.errors import ActorLost
+from agent_actors.patience import FIRST_PAUSE_S, pause
+from agent_actors.ports import ActorHandle, ActorReport, ActorRuntime, ActorSettings, Delivery
+from agent_actors.roster import ROOM_PATIENCE_S, Member, moves
+from agent_actors.watching import WatchedActor
+
+log = structlog.get_logger()
+
+# How often an actor that cannot work yet is asked for the reason.
+ASK_WHY_EVERY_S = 2.0
+
+OnLost = Callable[[str, Sequence[Delivery], bool], None]
+Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+
+
+class Place(Struct):
+    """What is known of one actor beside what it holds."""
+
+    since: float
+    handle: ActorHandle | None = None
+    current: bool = True
+    ready: bool = False
+    placed: bool = False
+    trouble: str = ""
+    package: str = ""
+    following: asyncio.Task[None] | None = None
+
+
+class Crew:
+    """The actors of one pool. `built_from` is the digest of the settings that hold now.
+
+    `on_lost` takes what an actor took down with it, and whether that was alone there; `on_news`
+    is called when there may be more room, or somebody to start or to let go; `spawn` starts a
+    task in whose failure the supervisor fails.
+    """
+
+    def __init__(  # noqa: PLR0913 - it stands between the pool and its actors
+        self,
+        *,
+        settings_of: Callable[[str], ActorSettings],
+        built_from: str,
+        supervisor_id: str,
+        runtime: ActorRuntime,
+        books: Dispatcher,
+        pool_name: str,
+        on_lost: OnLost,
+        on_news: Callable[[], None],
+        spawn: Spawn,
+    ) -> None:
+        self._settings_of = settings_of
+        self._built_from = built_from
+        self._id = supervisor_id
+        self._runtime = runtime
+        self._books = books
+        self._pool_name = pool_name
+        self._on_lost = on_lost
+        self._on_news = on_news
+        self._spawn = spawn
+        self._log = log.bind(pool=pool_name)
+        self._places: dict[str, Place] = {}
+        self._leaving: set[str] = set()
+        self._pool = settings_of("").pool
+
+    @property
+    def size(self) -> int:
+        """Actors that are to stay and work."""
+        return sum(
+            place.ready for name, place in self._places.items() if name not in self._leaving
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody is there, or comes, who could take something."""
+        return self._places.keys() <= self._leaving
+
+    @property
+    def is_as_wanted(self) -> bool:
+        """Whether nobody is on the way, in or out, or built from other settings."""
+        return not self._leaving and all(each.ready and each.current for each in self._places.values())
+
+    async def submit(
+        self, agent_id: str, batch: Sequence[Delivery], *, alone: bool
+    ) -> ActorReport:
+        """Hand deliveries to an actor that has answered. Raises ActorLost."""
+        handle = self._places[agent_id].handle
+        if handle is None:
+            raise ActorLost("it has not answered yet")
+        return await handle.submit(self._id, batch, alone=alone)
+
+    def adopt(self, agent_ids: Collection[str]) -> None:
+        """Follow actors that are there already."""
+        for agent_id in sorted(agent_ids):
+            self._follow_from_now(agent_id)
+
+    def shape(self, wanted: int) -> None:
+        """Make the next moves towards so many actors with the settings that hold now."""
+        members = [
+            self._member(name) for name in self._places if name not in self._leaving
+        ]
+        todo = moves(self._pool_name, members, self._leaving, wanted)
+        for agent_id in todo.start:
+            self._follow_from_now(agent_id)
+        for agent_id in todo.retire:
+            self._let_go(agent_id)
+
+    async def stop(self, grace_s: float) -> None:
+        """End all actors, once they have finished what they can in the time of grace."""
+        handles = [place.handle for place in self._places.values() if place.handle]
+        await asyncio.gather(*(self._stopped(handle, grace_s) for handle in handles))
+        unanswered = [name for name, place in self._places.items() if not place.handle]
+        await asyncio.gather(*map(self._ended, unanswered))
+
+    def statuses(self) -> list[ActorStatus]:
+        """Return what the actors do."""
+        return [self._status(agent_id) for agent_id in sorted(self._places, key=_in_order)]
+
+    async def trouble(self) -> str:
+        """Return what keeps actors from working; empty when all of them do."""
+        told = Counter(
+            place.trouble for place in self._places.values() if place.trouble and not place.ready
+        )
+        reasons = [f"{count} of its actors: {trouble}" for trouble, count in told.most_common()]
+        unplaced = [name for name in self._places if self._is_unplaced(name)]
+        if unplaced:
+            lacking = await self._runtime.lacking(self._pool.resources)
+            reasons.append(f"no room for {', '.join(sorted(unplaced, key=_in_order))}: {lacking}")
+        return "; ".join(reasons)
+
+    def lose(self, agent_id: str, error: ActorLost) -> None:
+        """Take note that an actor is away, and hand on what it held."""
+        place = self._places[agent_id]
+        place.ready, place.placed, place.since = False, False, _now()
+        alone = self._books.actors[agent_id].alone
+        lost = self._books.lose(agent_id)
+        self._log.warning("actor.lost", agent_id=agent_id, held=len(lost), error=str(error))
+        self._on_lost(agent_id, lost, alone)
+
+    def _follow_from_now(self, agent_id: str) -> None:
+        self._books.add(agent_id)
+        place = Place(since=_now())
+        self._places[agent_id] = place
+        place.following = self._spawn(self._follow(agent_id))
+
+    async def _follow(self, agent_id: str) -> None:
+        """Follow one actor through its lives."""
+        while True:
+            with await self._greet(agent_id) as actor:
+                try:
+                    while self._books.finished(agent_id, await actor.completions(self._id)):
+                        self._on_news()
+                except ActorLost as error:
+                    self.lose(agent_id, error)
+
+    async def _greet(self, agent_id: str) -> WatchedActor:
+        """Return the actor, watched, once it has said what it holds and has room for."""
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                handle = await self._runtime.start(self._settings_of(agent_id))
+                report = await self._answer(agent_id, handle)
+            except ActorLost as error:
+                self._log.warning("actor.not_ready", agent_id=agent_id, error=str(error))
+                pause_s = await pause(pause_s)
+            else:
+                break
+        place = self._places[agent_id]
+        place.handle, place.ready, place.placed, place.trouble = handle, True, True, ""
+        place.current = report.built_from == self._built_from
+        place.package = report.package
+        self._books.greet(agent_id, report)
+        self._log.info(
+            "actor.ready",
+            agent_id=agent_id,
+            slots=report.slots,
+            held=len(report.held),
+            outdated=not place.current,
+        )
+        if report.stopping:
+            self._let_go(agent_id)
+        self._on_news()
+        return WatchedActor(handle, report.process, self._pool.hang_timeout_s)
+
+    async def _answer(self, agent_id: str, handle: ActorHandle) -> ActorReport:
+        """Return the actor's greeting; until it comes, know whether it has a place, and why not."""
+        place = self._places[agent_id]
+        greeting = asyncio.ensure_future(handle.hello(self._id))
+        looking = asyncio.create_task(self._keep_looking(place, handle))
+        try:
+            return await greeting
+        finally:
+            greeting.cancel()
+            looking.cancel()
+
+    async def _keep_looking(self, place: Place, handle: ActorHandle) -> None:
+        with suppress(ActorLost):
+            while True:
+                report = await handle.look()
+                place.placed, place.trouble = True, report.trouble
+                self._on_news()
+                await asyncio.sleep(ASK_WHY_EVERY_S)
+
+    def _let_go(self, agent_id: str) -> None:
+        if agent_id not in self._leaving:
+            self._leaving.add(agent_id)
+            self._books.let_go(agent_id)
+            self._spawn(self._retire(agent_id))
+
+    async def _retire(self, agent_id: str) -> None:
+        """Have an actor finish what it has, however long that takes, and end it."""
+        place = self._places[agent_id]
+        self._log.info("actor.leaving", agent_id=agent_id, outdated=not place.current)
+        if place.handle and place.ready:
+            longest_s = self._pool.task_timeout_s + self._pool.stop_grace_s
+            if error := await self._stopped(place.handle, longest_s):
+                self.lose(agent_id, error)
+        else:
+            await self._ended(agent_id)
+        if place.following:
+            place.following.cancel()
+            await asyncio.wait([place.following])
+        self._books.remove(agent_id)
+        del self._places[agent_id]
+        self._leaving.discard(agent_id)
+        self._log.info("actor.left", agent_id=agent_id)
+        self._on_news()
+
+    async def _stopped(self, handle: ActorHandle, grace_s: float) -> ActorLost | None:
+        try:
+            await handle.stop(grace_s)
+        except ActorLost as error:
+            self._log.warning("actor.lost", error=str(error))
+            return error
+        return None
+
+    async def _ended(self, agent_id: str) -> None:
+        """End an actor that may not even have a process."""
+        with suppress(ActorLost):
+            await (await self._runtime.find(agent_id)).end()
+
+    def _member(self, agent_id: str) -> Member:
+        place = self._places[agent_id]
+        return Member(
+            agent_id=agent_id,
+            current=place.current,
+            ready=place.ready,
+            placed=place.placed,
+            used=self._books.actors[agent_id].used,
+            waiting_s=_now() - place.since,
+        )
+
+    def _is_unplaced(self, agent_id: str) -> bool:
+        place = self._places[agent_id]
+        return not place.ready and not place.placed and _now() - place.since > ROOM_PATIENCE_S
+
+    def _status(self, agent_id: str) -> ActorStatus:
+        place, view = self._places[agent_id], self._books.actors[agent_id]
+        state: Literal["starting", "running", "draining"] = (
+            "draining" if agent_id in self._leaving else "running" if place.ready else "starting"
+        )
+        return ActorStatus(
+            agent_id=agent_id,
+            state=state,
+            slots=view.slots,
+            slots_used=view.slots - view.free,
+            pid=view.pid,
+            sandbox=view.sandbox,
+            version=place.package,
+            outdated=not place.current,
+        )
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _in_order(agent_id: str) -> tuple[str, int]:
+    pool_name, _, number = agent_id.rpartition("-")
+    return pool_name, int(number)
