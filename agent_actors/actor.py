@@ -11,14 +11,15 @@ import uuid
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 from msgspec import Struct
 
-from agent_actors.config import Config, PoolConfig
+from agent_actors import __version__
+from agent_actors.errors import AgentActorsError
 from agent_actors.patience import until_built
-from agent_actors.ports import Acknowledger, ActorReport, Delivery
+from agent_actors.ports import Acknowledger, ActorReport, ActorSettings, Delivery
 from agent_actors.processes import this_process
 
 log = structlog.get_logger()
@@ -29,19 +30,6 @@ POLLS_BEFORE_HUNG = 3
 # Among the ids of settled deliveries: there is other news.
 OTHER_NEWS = ""
 GIVE_BACK_S = 5.0
-
-
-class ActorSettings(Struct, frozen=True, kw_only=True):
-    """Who an actor is, and the configuration that it builds itself from."""
-
-    agent_id: str
-    pool_name: str
-    config: Config
-
-    @property
-    def pool(self) -> PoolConfig:
-        """The configuration of the actor's pool."""
-        return self.config.pools[self.pool_name]
 
 
 class Settle(Protocol):
@@ -106,15 +94,26 @@ class AgentActor:
         self._hurry = asyncio.Event()
         self._model_away = False
         self._alone = False
+        self._trouble = ""
         self._parts = asyncio.create_task(self._built(build))
         self._heartbeat = asyncio.create_task(self._beat())
+
+    async def look(self) -> ActorReport:
+        """Answer at once, whether there are connections yet or not."""
+        return self._report()
 
     async def hello(self, supervisor_id: str) -> ActorReport:
         """Answer once everything is connected: my slots, and what I hold of yours."""
         parts = await asyncio.shield(self._parts)
         self._news[supervisor_id] = asyncio.Queue()  # a poll of its predecessor gets nothing more
         mine = [held.delivery for held in self._held.values() if held.owner == supervisor_id]
-        return self._report(held=mine, sandbox=parts.sandbox, process=self._process)
+        return self._report(
+            held=mine,
+            sandbox=parts.sandbox,
+            process=self._process,
+            built_from=self._settings.built_from,
+            package=__version__,
+        )
 
     async def submit(
         self, supervisor_id: str, batch: Sequence[Delivery], *, alone: bool = False
@@ -185,9 +184,14 @@ class AgentActor:
         log.info("actor.stopped", unsettled=len(self._held))
 
     async def _built(self, build: Build) -> ActorParts:
-        parts = await until_built(partial(build, self._settings), self._settings.agent_id)
+        building = partial(build, self._settings)
+        parts = await until_built(building, self._settings.agent_id, self._note_trouble)
+        self._trouble = ""
         parts.watch_model(self._note_model)
         return parts
+
+    def _note_trouble(self, error: AgentActorsError) -> None:
+        self._trouble = str(error)
 
     def _note_model(self, away: bool) -> None:  # noqa: FBT001 - the one thing that is told
         """Tell every supervisor at once, since it then pulls less, or more."""
@@ -234,9 +238,7 @@ class AgentActor:
         *,
         refused: Sequence[str] = (),
         finished: Sequence[str] = (),
-        held: Sequence[Delivery] = (),
-        sandbox: str = "",
-        process: str = "",
+        **of_hello: Any,  # noqa: ANN401 - what only a greeting tells
     ) -> ActorReport:
         return ActorReport(
             incarnation=self._incarnation,
@@ -247,9 +249,9 @@ class AgentActor:
             free_bytes=self._free_bytes,
             model_away=self._model_away,
             alone=self._alone,
+            stopping=self._stop is not None,
+            trouble=self._trouble,
             refused=list(refused),
             finished=list(finished),
-            held=list(held),
-            sandbox=sandbox,
-            process=process,
+            **of_hello,
         )

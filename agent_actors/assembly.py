@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 
 import structlog
 
-from agent_actors.actor import ActorParts, ActorSettings
+from agent_actors.actor import ActorParts
 from agent_actors.adapters.jetstream.artifacts import JetStreamArtifacts
 from agent_actors.adapters.jetstream.cancels import hear_cancelled
 from agent_actors.adapters.jetstream.connection import connect
@@ -17,7 +17,7 @@ from agent_actors.contract import utc_now
 from agent_actors.execution import PROPOSAL, TOOLS, ExecuteAgentTask
 from agent_actors.leases import Leases
 from agent_actors.observe.logs import configure_logs
-from agent_actors.ports import Strategy, VLLMClient
+from agent_actors.ports import ActorSettings, Strategy, VLLMClient
 from agent_actors.settlement import SettleDelivery
 from agent_actors.strategies.proposal import GenerateProposal
 from agent_actors.workbench import Workbench

@@ -35,12 +35,15 @@ from agent_actors.contract import (
     ArtifactRef,
     CancelReply,
     CancelRequest,
+    ConfigReply,
     DeadLetter,
     DrainReply,
     DrainRequest,
     PoolStatus,
     Replay,
     ResultRequest,
+    ScaleReply,
+    ScaleRequest,
     ServiceStatus,
     TaskEvent,
     TaskStatus,
@@ -53,10 +56,12 @@ from agent_actors.contract import (
     utc_now,
 )
 from agent_actors.errors import (
+    AgentActorsError,
     DeadLetterRefused,
     InvalidTask,
     PermissionDenied,
     PublishFailed,
+    RequestRefused,
     ResultTimeout,
     ServiceUnreachable,
     StreamMissing,
@@ -232,6 +237,24 @@ class AgentClient:
         request = encode(DrainRequest(cluster=cluster, grace_s=grace_s, only_ask=only_ask))
         return msgspec.json.decode(await self._ask("drain", request), type=DrainReply)
 
+    async def scale(self, cluster: str, pool: str, actors: int | None) -> ScaleReply:
+        """Have a pool keep so many actors from now on; None gives it back to its configuration.
+
+        `cluster` is the service's `ray.namespace`. It holds until the pool's `actors` are
+        configured anew. Raises RequestRefused with the reason, ServiceUnreachable when no
+        service runs, PublishFailed when none of that cluster answers.
+        """
+        request = encode(ScaleRequest(cluster=cluster, pool=pool, actors=actors))
+        answer = await self._ask("scale", request, RequestRefused)
+        return msgspec.json.decode(answer, type=ScaleReply)
+
+    async def running_config(self) -> ConfigReply:
+        """Return the configuration that the service runs, secrets masked.
+
+        Raises ServiceUnreachable, PublishFailed.
+        """
+        return msgspec.json.decode(await self._ask("config"), type=ConfigReply)
+
     async def artifact(self, ref: ArtifactRef | dict[str, Any]) -> bytes:
         """Return a part of a result that was too big for it, checked against its SHA-256.
 
@@ -317,7 +340,12 @@ class AgentClient:
             log.debug("watch.live_only", reason=str(error))
             return await LiveFeed.open(self._connection, RESPONSE_SUBJECTS)
 
-    async def _ask(self, endpoint: str, request: bytes = b"") -> bytes:
+    async def _ask(
+        self,
+        endpoint: str,
+        request: bytes = b"",
+        refusal: type[AgentActorsError] = InvalidTask,
+    ) -> bytes:
         """Return what the control service answers."""
         subject = f"{CONTROL_GROUP}.{endpoint}"
         try:
@@ -329,7 +357,7 @@ class AgentClient:
         headers = answer.headers or {}
         if code := headers.get(SERVICE_ERROR_CODE):
             said = headers.get(SERVICE_ERROR, "")
-            raise InvalidTask(said) if code == BAD_REQUEST else ServiceUnreachable(said)
+            raise refusal(said) if code == BAD_REQUEST else ServiceUnreachable(said)
         return answer.data
 
     @asynccontextmanager

@@ -63,6 +63,7 @@ MAX_ERROR_CHARS = 4_000
 MAX_GENERATION_DIGITS = 9
 PAYLOAD_MARGIN_BYTES = 64 * 1024
 MAX_SECONDS = 30 * 86_400.0
+MAX_ACTORS = 10_000
 
 # What a role cannot have: wildcards, and the mark of bytes that are no UTF-8.
 ODD = frozenset("*>\ufffd")
@@ -338,42 +339,92 @@ class CancelReply(Struct, frozen=True, kw_only=True):
     state: CancelState
 
 
+class ScaleRequest(Struct, frozen=True, kw_only=True):
+    """What `agent.control.scale` is asked; only the service of this `cluster` answers.
+
+    That is its Ray namespace. `actors` is the size that the pool is to keep from now on, unset
+    gives it back to its configuration.
+    """
+
+    cluster: str
+    pool: str
+    actors: Annotated[int, Meta(ge=0, le=MAX_ACTORS)] | None = None
+
+
+class ScaleReply(Struct, frozen=True, kw_only=True):
+    """How many actors the pool is to have, and had before; `sized_by` as in `PoolStatus`."""
+
+    cluster: str
+    pool: str
+    wanted: int
+    before: int
+    sized_by: str
+
+
+class ConfigReply(Struct, frozen=True, kw_only=True):
+    """The configuration that a service runs, secrets masked, and what kept it from a newer one."""
+
+    cluster: str
+    config: dict[str, Any]
+    trouble: str = ""
+
+
 class ActorStatus(Struct, frozen=True, kw_only=True):
     """One actor as its supervisor sees it; `pid` is its process, on its node.
 
-    `sandbox` confines the commands of its tools; empty before it is known.
+    `sandbox` confines the commands of its tools; empty before it is known. `version` is that of
+    its package. An `outdated` one was built from an earlier configuration, and is being replaced.
     """
 
     agent_id: str
-    state: Literal["starting", "running", "lost"]
+    state: Literal["starting", "running", "draining", "lost"]
     slots: int
     slots_used: int
     pid: int = 0
     sandbox: str = ""
+    version: str = ""
+    outdated: bool = False
 
 
 class PoolStatus(Struct, frozen=True, kw_only=True):
-    """One pool: what it serves, what waits for it (-1: not known), and its actors."""
+    """One pool: what it serves, what waits for it (-1: not known), and its actors.
+
+    `wanted` is how many actors it is to have: by `configuration`, by `hand` or by its `load`, as
+    `sized_by` tells. `rate` is how many deliveries were settled a second of late.
+    """
 
     name: str
     subjects: list[str]
     state: str
     reason: str = ""
     actors: list[ActorStatus] = []
+    wanted: int = 0
+    sized_by: str = ""
+    running: int = 0
+    starting: int = 0
+    draining: int = 0
     slots: int = 0
     slots_used: int = 0
     pending: int = -1
     unacked: int = -1
     settled: int = 0
+    rate: float = 0.0
 
 
 class ServiceStatus(Struct, frozen=True, kw_only=True):
-    """One supervisor and its pools."""
+    """One supervisor and its pools. `cluster` is its Ray namespace.
+
+    `unserved` are subjects that no pool serves, with how many tasks wait on them. `trouble` tells
+    what is wrong with a newer configuration, or which part of it only a restart brings in force.
+    """
 
     version: str
     supervisor_id: str
     started: Moment
     pools: list[PoolStatus]
+    cluster: str = ""
+    unserved: dict[str, int] = {}
+    trouble: str = ""
 
 
 def decode_task(payload: bytes, subject: str, *, max_bytes: int) -> tuple[AgentTask, Constraints]:

@@ -81,9 +81,7 @@ class Crew:
     @property
     def size(self) -> int:
         """Actors that are to stay and work."""
-        return sum(
-            place.ready for name, place in self._places.items() if name not in self._leaving
-        )
+        return sum(place.ready for name, place in self._places.items() if name not in self._leaving)
 
     @property
     def is_empty(self) -> bool:
@@ -93,11 +91,11 @@ class Crew:
     @property
     def is_as_wanted(self) -> bool:
         """Whether nobody is on the way, in or out, or built from other settings."""
-        return not self._leaving and all(each.ready and each.current for each in self._places.values())
+        return not self._leaving and all(
+            each.ready and each.current for each in self._places.values()
+        )
 
-    async def submit(
-        self, agent_id: str, batch: Sequence[Delivery], *, alone: bool
-    ) -> ActorReport:
+    async def submit(self, agent_id: str, batch: Sequence[Delivery], *, alone: bool) -> ActorReport:
         """Hand deliveries to an actor that has answered. Raises ActorLost."""
         handle = self._places[agent_id].handle
         if handle is None:
@@ -111,9 +109,7 @@ class Crew:
 
     def shape(self, wanted: int) -> None:
         """Make the next moves towards so many actors with the settings that hold now."""
-        members = [
-            self._member(name) for name in self._places if name not in self._leaving
-        ]
+        members = [self._member(name) for name in self._places if name not in self._leaving]
         todo = moves(self._pool_name, members, self._leaving, wanted)
         for agent_id in todo.start:
             self._follow_from_now(agent_id)

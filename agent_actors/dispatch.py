@@ -19,6 +19,7 @@ class ActorView(Struct):
     """One actor as the supervisor knows it; `incarnation` is empty until it has answered.
 
     `alone`: what it holds is to have no company; `reserved`: it is being emptied for that.
+    `leaving`: it finishes what it has, and gets nothing more.
     """
 
     agent_id: str
@@ -33,6 +34,7 @@ class ActorView(Struct):
     sending_bytes: int = 0
     alone: bool = False
     reserved: bool = False
+    leaving: bool = False
     model_away: bool = False
     sandbox: str = ""
 
@@ -44,7 +46,8 @@ class ActorView(Struct):
     @property
     def available(self) -> int:
         """Slots that may get something."""
-        return 0 if self.alone or self.reserved else self.slots - self.used
+        is_closed = self.alone or self.reserved or self.leaving
+        return 0 if is_closed else self.slots - self.used
 
     @property
     def available_bytes(self) -> int:
@@ -63,6 +66,7 @@ class Dispatcher:
     def __init__(self) -> None:
         self.actors: dict[str, ActorView] = {}
         self.settled = 0
+        self._has_shrunk = False
 
     @property
     def free(self) -> int:
@@ -105,6 +109,7 @@ class Dispatcher:
             version=report.version,
             alone=report.alone,
             model_away=report.model_away,
+            leaving=self.actors[agent_id].leaving,
             held={delivery.id: delivery for delivery in report.held},
             sandbox=report.sandbox,
         )
@@ -112,8 +117,22 @@ class Dispatcher:
     def lose(self, agent_id: str) -> list[Delivery]:
         """Take note that an actor is away until it is greeted again; return what it held."""
         known = self.actors[agent_id]
-        self.actors[agent_id] = ActorView(agent_id=agent_id)
+        self.actors[agent_id] = ActorView(agent_id=agent_id, leaving=known.leaving)
         return list(known.held.values())
+
+    def let_go(self, agent_id: str) -> None:
+        """Give an actor nothing more; it finishes what it has."""
+        self.actors[agent_id].leaving = True
+        self._has_shrunk = True
+
+    def has_shrunk(self) -> bool:
+        """Tell, once, that somebody has been let go since this was asked before."""
+        shrunk, self._has_shrunk = self._has_shrunk, False
+        return shrunk
+
+    def remove(self, agent_id: str) -> None:
+        """Forget an actor that has ended."""
+        del self.actors[agent_id]
 
     def assign(self, inbox: list[Delivery]) -> dict[str, list[Delivery]]:
         """Take deliveries off the inbox, each for the actor with the most free slots.
@@ -142,7 +161,7 @@ class Dispatcher:
 
         While none is empty, the one with the least to do gets nothing more.
         """
-        actors = [actor for actor in self._willing if actor.incarnation]
+        actors = [each for each in self._willing if each.incarnation and not each.leaving]
         for actor in actors:
             actor.reserved = False
         if not lane or not actors or any(actor.alone for actor in actors):
@@ -158,8 +177,8 @@ class Dispatcher:
 
     def arrived(self, agent_id: str, batch: list[Delivery], report: ActorReport) -> list[Delivery]:
         """Take an actor's answer to a batch; return what it had no room for."""
-        actor = self.actors[agent_id]
-        if actor.incarnation != report.incarnation:
+        actor = self.actors.get(agent_id)
+        if actor is None or actor.incarnation != report.incarnation:
             return []
         actor.sending = actor.sending_bytes = 0
         refused = set(report.refused)

@@ -58,6 +58,10 @@ class DeadLetterRefused(AgentActorsError):
     """A dead letter cannot be replayed or discarded; the message says why."""
 
 
+class RequestRefused(AgentActorsError):
+    """The service cannot do what it was asked; the message says why."""
+
+
 class FencedOut(AgentActorsError):
     """Another attempt owns the task by now: publish nothing, ack nothing, nak nothing."""
 

@@ -1,12 +1,13 @@
 """One pool of a supervisor: its consumer, its actors, and the deliveries on their way.
 
 Read `PoolSupervisor`: `_pump` moves deliveries from the consumer to actors with free slots,
-`_listen` (one an actor) hears what they have settled, and what an actor took down with it is
-given back at once.
+`_keep_size` has the crew start and let go actors, and what an actor took down with it is given
+back at once.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -14,25 +15,32 @@ from typing import Any
 import structlog
 from msgspec import Struct
 
+from agent_actors import __version__
 from agent_actors.breaker import Breaker
-from agent_actors.config import PoolConfig
-from agent_actors.contract import ActorStatus, PoolStatus, utc_now
-from agent_actors.dispatch import ActorView, Dispatcher
+from agent_actors.config import Config
+from agent_actors.config_diff import actor_settings_digest
+from agent_actors.contract import PoolStatus, utc_now
+from agent_actors.crew import Crew
+from agent_actors.dispatch import Dispatcher
 from agent_actors.errors import ActorLost, AgentActorsError, StreamMissing
 from agent_actors.leases import Leases
 from agent_actors.ledger import Claim
-from agent_actors.patience import FIRST_PAUSE_S, pause, until_built
+from agent_actors.patience import until_answered, until_built
 from agent_actors.ports import (
     CONSUMER_MISSING,
     Acknowledger,
-    ActorHandle,
     ActorRuntime,
+    ActorSettings,
+    Backlog,
     Delivery,
+    HandSize,
     LedgerStore,
+    SizeStore,
     TaskSource,
 )
 from agent_actors.reading import read
-from agent_actors.watching import WatchedActor
+from agent_actors.scaling import Load
+from agent_actors.sizing import Pace, PoolSize
 
 log = structlog.get_logger()
 
@@ -43,6 +51,8 @@ OpenSource = Callable[[str, OnDelivery, OnIdle], Awaitable[TaskSource]]
 
 SENDS_TIMEOUT_S = 10.0
 MODEL_UNAVAILABLE = "model unavailable"
+# How often the load is looked at, and whether actors are still missing.
+LOOK_EVERY_S = 1.0
 # An actor's death proves little against what it held: most die of something else, and to run
 # all of that one at a time would take long. So it runs once more in company, and is a suspect
 # only when that actor dies too: which is known no sooner than by so many deliveries.
@@ -52,16 +62,24 @@ ALONE_FROM_DELIVERY = 3
 class SupervisorParts(Struct, frozen=True, kw_only=True):
     """What a supervisor is made of: its adapters, and how to close them.
 
-    `open_source` opens a pool's consumer with two callbacks: for each delivery, and for when
-    less is on its way than was asked for. `tell_cancelled` takes the key of a task.
+    `take_over` ends the supervisor that was there before this one. `open_source` opens a pool's
+    consumer with two callbacks: for each delivery, and for when less is on its way than was
+    asked for. `arrange` brings the consumers a step nearer to the configuration, and tells
+    which pools wait for what; it takes the pools of earlier configurations that still have
+    actors. `waiting_tasks` counts tasks by subject, None where that may not be asked.
+    `tell_cancelled` takes the key of a task.
     """
 
     max_payload_bytes: int
     leases: Leases
     store: LedgerStore
+    sizes: SizeStore
     acks: Acknowledger
     runtime: ActorRuntime
+    take_over: Callable[[], Awaitable[None]]
     open_source: OpenSource
+    arrange: Callable[[Collection[str]], Awaitable[Mapping[str, str]]]
+    waiting_tasks: Callable[[], Awaitable[Mapping[str, int] | None]]
     serve_control: Callable[[Mapping[str, Endpoint]], Awaitable[object]]
     tell_cancelled: Callable[[str], Awaitable[None]]
     close: Callable[[], Awaitable[None]]
@@ -71,54 +89,91 @@ class PoolSupervisor:
     """One pool: its consumer, its actors, and the deliveries on their way between them."""
 
     def __init__(
-        self, name: str, pool: PoolConfig, supervisor_id: str, parts: SupervisorParts
+        self, name: str, config: Config, supervisor_id: str, parts: SupervisorParts
     ) -> None:
         self._name = name
-        self._pool = pool
+        self._pool = config.pools[name]
         self._id = supervisor_id
         self._parts = parts
         self._log = log.bind(pool=name)
         self._dispatcher = Dispatcher()
+        built_from = actor_settings_digest(config, name, __version__)
+        self._crew = Crew(
+            settings_of=lambda agent_id: ActorSettings(
+                agent_id=agent_id, pool_name=name, config=config, built_from=built_from
+            ),
+            built_from=built_from,
+            supervisor_id=supervisor_id,
+            runtime=parts.runtime,
+            books=self._dispatcher,
+            pool_name=name,
+            on_lost=self._give_all_back,
+            on_news=self._note_news,
+            spawn=self._spawn,
+        )
+        self._size = PoolSize(self._pool)
+        self._pace = Pace()
         self._breaker = Breaker()
-        self._handles: dict[str, ActorHandle] = {}
         self._inbox: list[Delivery] = []
         self._unjudged: list[Delivery] = []
         self._lane: list[Delivery] = []
         self._wake = asyncio.Event()
-        self._greeted = asyncio.Condition()
+        self._reshape = asyncio.Event()
+        self._progress = asyncio.Condition()
         self._source: TaskSource | None = None
         self._trouble = ""
+        self._moving = ""
+        self._group: asyncio.TaskGroup | None = None
         self._work: asyncio.Task[Any] | None = None
         self._stop: asyncio.Task[None] | None = None
-        self._grace_s = pool.stop_grace_s
+        self._grace_s = self._pool.stop_grace_s
         self._actors_told = False
         self._sends: set[asyncio.Task[None]] = set()
 
-    async def run(self) -> None:
-        """Serve the pool until stopped. A bug here ends the supervisor, which Ray restarts."""
-        for index in range(self._pool.actors):
-            self._dispatcher.add(f"{self._name}-{index}")
+    async def run(self, existing: Collection[str] = ()) -> None:
+        """Serve the pool until stopped, with the actors that exist already and others.
+
+        A bug here ends the supervisor, which Ray restarts.
+        """
         self._work = asyncio.current_task()
-        async with asyncio.TaskGroup() as group:
-            for agent_id in self._dispatcher.actors:
-                group.create_task(self._listen(agent_id, group))
-            group.create_task(self._beat())
+        async with asyncio.TaskGroup() as self._group:
+            self._size.remember(await self._kept_size(), existing=len(existing))
+            self._crew.adopt(existing)
+            self._spawn(self._keep_size())
+            self._spawn(self._beat())
             opening = partial(self._parts.open_source, self._name, self._receive, self._wake.set)
             self._source = await until_built(opening, f"pool {self._name}", self._note_trouble)
             await self._announce_progress()
-            await self._pump(self._source, group)
+            await self._pump(self._source)
 
     async def ready(self) -> None:
-        """Return once tasks are pulled and every actor has answered."""
-        async with self._greeted:
-            await self._greeted.wait_for(
-                lambda: self._source and len(self._handles) == self._pool.actors
+        """Return once tasks are pulled and as many actors as wanted have answered."""
+        async with self._progress:
+            await self._progress.wait_for(
+                lambda: self._source and self._crew.size >= self._size.wanted
             )
 
     @property
     def running(self) -> int:
         """Tasks that the actors have."""
         return sum(len(actor.held) for actor in self._dispatcher.actors.values())
+
+    async def scale(self, actors: int | None) -> tuple[int, int, str]:
+        """Have so many actors from now on, or as many as configured; keep that in mind.
+
+        Returns how many are wanted now, and were before, and who decides. Raises PublishFailed,
+        StreamMissing, PermissionDenied when it cannot be kept, and then nothing has changed.
+        """
+        before = self._size.wanted
+        await self._parts.sizes.write(self._name, self._size.to_keep(actors))
+        self._size.order(actors)
+        self._log.info("pool.scaled", before=before, wanted=self._size.wanted)
+        self._reshape.set()
+        return self._size.wanted, before, self._size.sized_by
+
+    def note_moving(self, reason: str) -> None:
+        """Take note of why the pool's subjects are not all its own yet; empty when they are."""
+        self._moving = reason
 
     async def stop(self, grace_s: float | None) -> None:
         """Drain: pull nothing more, and end the actors once they have finished or given back.
@@ -129,40 +184,66 @@ class PoolSupervisor:
         if not self._stop:
             self._stop = asyncio.create_task(self._drain())
         elif self._actors_told:
-            await self._stop_actors()
+            await self._crew.stop(self._grace_s)
         await asyncio.shield(self._stop)
+
+    async def hand_over(self) -> None:
+        """Pull nothing more and leave the actors at their work: another supervisor has them."""
+        await self._end_pulling()
 
     async def status(self) -> PoolStatus:
         """Return the pool as it stands, with what waits in NATS if NATS answers."""
-        pending, unacked = -1, -1
-        state, reason = "starting", self._trouble
+        backlog = Backlog(pending=-1, unacked=-1)
+        state, reason = "starting", self._moving or self._trouble
         if self._source:
-            reason = self._source.trouble
-            state = "stalled" if reason else "running"
-            if not reason and self._breaker.is_open:
-                state, reason = "paused", MODEL_UNAVAILABLE
-            if self._stop:
-                state = "draining"
+            state, reason = self._state(self._source)
             try:
                 backlog = await self._source.backlog()
-                pending, unacked = backlog.pending, backlog.unacked
             except StreamMissing:
-                state, reason = "stalled", CONSUMER_MISSING
+                state, reason = "stalled", self._moving or CONSUMER_MISSING
             except AgentActorsError as error:
                 reason = reason or str(error)
-        actors = [_actor_status(view) for view in self._dispatcher.actors.values()]
+        actors = self._crew.statuses()
+        states = Counter(actor.state for actor in actors)
         return PoolStatus(
             name=self._name,
             subjects=list(self._pool.subjects),
             state=state,
-            reason=reason,
+            reason="; ".join(filter(None, (reason, await self._crew.trouble()))),
             actors=actors,
+            wanted=self._size.wanted,
+            sized_by=self._size.sized_by,
+            running=states["running"],
+            starting=states["starting"],
+            draining=states["draining"],
             slots=sum(actor.slots for actor in actors),
             slots_used=sum(actor.slots_used for actor in actors),
-            pending=pending,
-            unacked=unacked,
+            pending=backlog.pending,
+            unacked=backlog.unacked,
             settled=self._dispatcher.settled,
+            rate=round(self._pace.rate, 1),
         )
+
+    def _state(self, source: TaskSource) -> tuple[str, str]:
+        """Return the pool's state and its reason, as far as they are known without asking."""
+        if self._stop:
+            return "draining", source.trouble
+        if source.trouble:
+            return "stalled", source.trouble
+        if self._breaker.is_open:
+            return "paused", MODEL_UNAVAILABLE
+        if not self._size.wanted:
+            return "off" if self._size.sized_by != "load" else "idle", self._moving
+        return "running", self._moving
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        if self._group is None:
+            raise RuntimeError("the pool does not run")
+        return self._group.create_task(work)
+
+    def _note_news(self) -> None:
+        self._wake.set()
+        self._reshape.set()
 
     @property
     def _waiting(self) -> list[Delivery]:
@@ -178,16 +259,55 @@ class PoolSupervisor:
         (self._unjudged if again else self._inbox).append(delivery)
         self._wake.set()
 
-    async def _pump(self, source: TaskSource, group: asyncio.TaskGroup) -> None:
+    async def _keep_size(self) -> None:
+        """Start and let go actors, whenever there is news of them or of the size wanted."""
+        while True:
+            self._reshape.clear()
+            now = asyncio.get_running_loop().time()
+            self._pace.mark(self._dispatcher.settled, now)
+            if load := await self._load():
+                self._size.follow(load, now)
+            self._crew.shape(self._size.wanted)
+            await self._announce_progress()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await self._reshape.wait()
+
+    async def _load(self) -> Load | None:
+        """Return what there is to do; None when the size does not depend on it, or none knows."""
+        if self._size.sized_by != "load" or not self._source:
+            return None
+        try:
+            backlog = await self._source.backlog()
+        except AgentActorsError:
+            return None
+        return Load(
+            pending=backlog.pending,
+            unacked=backlog.unacked,
+            used=self._dispatcher.used + len(self._waiting),
+            slots=self._pool.slots,
+            model_away=self._breaker.is_open,
+        )
+
+    async def _kept_size(self) -> HandSize | None:
+        try:
+            return await until_answered(lambda: self._parts.sizes.read(self._name))
+        except AgentActorsError as error:
+            self._log.warning("pool.size_not_known", error=str(error))
+            return None
+
+    async def _pump(self, source: TaskSource) -> None:
         """Hand out what has come, and ask for as much as there are slots left."""
         while True:
             await self._news()
             await self._judge()
             if isolated := self._dispatcher.isolate(self._lane):
-                self._start_send(*isolated, group, alone=True)
+                self._start_send(*isolated, alone=True)
             for agent_id, batch in self._dispatcher.assign(self._inbox).items():
-                self._start_send(agent_id, batch, group)
+                self._start_send(agent_id, batch)
             await self._pull(source)
+            if self._crew.is_empty:
+                await self._give_up_waiting()
 
     async def _news(self) -> None:
         """Return when something has changed, or when the breaker is to be asked again."""
@@ -223,70 +343,44 @@ class PoolSupervisor:
         elif was_open and not self._breaker.is_open:
             self._log.info("pool.resumed")
         waiting = len(self._inbox) + source.outstanding
+        if self._dispatcher.has_shrunk() and source.outstanding and waiting > self._dispatcher.free:
+            source.withdraw()  # what comes now would wait here, and others may have room
         wanted = self._dispatcher.wanted(waiting, self._parts.max_payload_bytes)
         wanted = self._breaker.room(wanted, self._dispatcher.used + waiting, now)
         if wanted > 0:
             self._breaker.pulled(now)
             await source.pull(wanted)
 
-    def _start_send(
-        self, agent_id: str, batch: list[Delivery], group: asyncio.TaskGroup, *, alone: bool = False
-    ) -> None:
-        send = group.create_task(self._send(agent_id, batch, group, alone=alone))
+    def _start_send(self, agent_id: str, batch: list[Delivery], *, alone: bool = False) -> None:
+        send = self._spawn(self._send(agent_id, batch, alone=alone))
         self._sends.add(send)
         send.add_done_callback(self._sends.discard)
 
-    async def _send(
-        self, agent_id: str, batch: list[Delivery], group: asyncio.TaskGroup, *, alone: bool
-    ) -> None:
+    async def _send(self, agent_id: str, batch: list[Delivery], *, alone: bool) -> None:
         if alone:
             self._log.info("task.isolated", agent_id=agent_id, waiting=len(self._lane))
         incarnation = self._dispatcher.actors[agent_id].incarnation
         try:
-            report = await self._handles[agent_id].submit(self._id, batch, alone=alone)
+            report = await self._crew.submit(agent_id, batch, alone=alone)
         except ActorLost as error:
-            if self._dispatcher.actors[agent_id].incarnation == incarnation:
-                self._lose(agent_id, error, group)  # `_listen` notices, and greets it again
+            view = self._dispatcher.actors.get(agent_id)
+            if view and view.incarnation == incarnation:
+                self._crew.lose(agent_id, error)  # it is missed later, and greeted again
             return
         waiting = self._lane if alone else self._inbox
         waiting[:0] = self._dispatcher.arrived(agent_id, batch, report)
         self._wake.set()
 
-    async def _listen(self, agent_id: str, group: asyncio.TaskGroup) -> None:
-        """Follow one actor through its lives."""
-        while True:
-            with await self._greet(agent_id) as actor:
-                try:
-                    while self._dispatcher.finished(agent_id, await actor.completions(self._id)):
-                        self._wake.set()
-                except ActorLost as error:
-                    self._lose(agent_id, error, group)
+    async def _give_up_waiting(self) -> None:
+        """Give back what has come though no actor is there or comes any more."""
+        for waiting in (self._inbox, self._unjudged, self._lane):
+            for delivery in waiting:
+                await self._parts.acks.nak(delivery)
+            waiting.clear()
 
-    async def _greet(self, agent_id: str) -> WatchedActor:
-        """Return the actor, watched, once it has said what it holds and has room for."""
-        pause_s = FIRST_PAUSE_S
-        while True:
-            try:
-                handle = await self._parts.runtime.start(self._name, agent_id)
-                report = await handle.hello(self._id)
-            except ActorLost as error:
-                self._log.warning("actor.not_ready", agent_id=agent_id, error=str(error))
-                pause_s = await pause(pause_s)
-            else:
-                break
-        self._log.info("actor.ready", agent_id=agent_id, slots=report.slots, held=len(report.held))
-        self._dispatcher.greet(agent_id, report)
-        self._handles[agent_id] = handle
-        self._wake.set()
-        await self._announce_progress()
-        return WatchedActor(handle, report.process, self._pool.hang_timeout_s)
-
-    def _lose(self, agent_id: str, error: ActorLost, group: asyncio.TaskGroup) -> None:
-        alone = self._dispatcher.actors[agent_id].alone
-        lost = self._dispatcher.lose(agent_id)
-        self._log.warning("actor.lost", agent_id=agent_id, held=len(lost), error=str(error))
+    def _give_all_back(self, agent_id: str, lost: Sequence[Delivery], alone: bool) -> None:  # noqa: FBT001 - as the crew tells it
         for delivery in lost:
-            group.create_task(self._give_back(agent_id, delivery, alone=alone))
+            self._spawn(self._give_back(agent_id, delivery, alone=alone))
 
     async def _give_back(self, agent_id: str, delivery: Delivery, *, alone: bool) -> None:
         """Release in the ledger what the actor held, and have it handed out again at once.
@@ -317,37 +411,19 @@ class PoolSupervisor:
             await self._parts.acks.in_progress(self._waiting)
 
     async def _drain(self) -> None:
+        await self._end_pulling()
+        self._actors_told = True
+        await self._crew.stop(self._grace_s)
+
+    async def _end_pulling(self) -> None:
         if self._source:
             await self._source.close()
         if self._sends:
             await asyncio.wait(self._sends, timeout=SENDS_TIMEOUT_S)
         if self._work:
             self._work.cancel()
-        for delivery in self._waiting:
-            await self._parts.acks.nak(delivery)
-        self._actors_told = True
-        await self._stop_actors()
-
-    async def _stop_actors(self) -> None:
-        await asyncio.gather(*(self._stop_actor(handle) for handle in self._handles.values()))
-
-    async def _stop_actor(self, handle: ActorHandle) -> None:
-        try:
-            await handle.stop(self._grace_s)
-        except ActorLost as error:
-            self._log.warning("actor.lost", error=str(error))
+        await self._give_up_waiting()
 
     async def _announce_progress(self) -> None:
-        async with self._greeted:
-            self._greeted.notify_all()
-
-
-def _actor_status(view: ActorView) -> ActorStatus:
-    return ActorStatus(
-        agent_id=view.agent_id,
-        state="running" if view.incarnation else "starting",
-        slots=view.slots,
-        slots_used=view.slots - view.free,
-        pid=view.pid,
-        sandbox=view.sandbox,
-    )
+        async with self._progress:
+            self._progress.notify_all()

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 
+from agent_actors.config import Config, PoolConfig, Resources
 from agent_actors.contract import (
     AgentRole,
     AgentTask,
@@ -401,8 +402,10 @@ class ActorReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     `incarnation` changes when the actor is restarted, `version` grows with each change of its
     slots. `free_bytes` is its room for the messages themselves, though one that holds nothing
     takes one of any size. `refused` and `finished` are ids of deliveries. `model_away`: none of
-    the model's endpoints can be reached. `alone`: what it holds is to have no company. `held`,
-    `sandbox` and `process` (as `processes` tells it) are filled by `hello` only.
+    the model's endpoints can be reached. `alone`: what it holds is to have no company.
+    `stopping`: it takes nothing more, and will end. `trouble` is what keeps it from working.
+    `held`, `sandbox`, `process` (as `processes` tells it), `built_from` (as in `ActorSettings`)
+    and `package`, the version of its code, are filled by `hello` only.
     """
 
     incarnation: str
@@ -413,15 +416,40 @@ class ActorReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     free_bytes: int
     model_away: bool = False
     alone: bool = False
+    stopping: bool = False
+    trouble: str = ""
     refused: list[str] = []
     finished: list[str] = []
     held: list[Delivery] = []
     sandbox: str = ""
     process: str = ""
+    built_from: str = ""
+    package: str = ""
+
+
+class ActorSettings(Struct, frozen=True, kw_only=True):
+    """Who an actor is, and the configuration that it builds itself from.
+
+    `built_from` is a digest of what of it counts: actors with the same one do the same.
+    """
+
+    agent_id: str
+    pool_name: str
+    config: Config
+    built_from: str = ""
+
+    @property
+    def pool(self) -> PoolConfig:
+        """The configuration of the actor's pool."""
+        return self.config.pools[self.pool_name]
 
 
 class ActorHandle(Protocol):
     """A way to talk to one actor. Every verb raises ActorLost when the actor does not answer."""
+
+    async def look(self) -> ActorReport:
+        """Answer as soon as the actor has a process, whether it can work yet or not."""
+        ...
 
     async def hello(self, supervisor_id: str) -> ActorReport:
         """Return the actor's slots and what it holds of this supervisor's deliveries."""
@@ -448,12 +476,28 @@ class ActorHandle(Protocol):
         """Let the actor finish what it can in `grace_s` seconds, give back the rest, and end."""
         ...
 
+    async def end(self) -> None:
+        """End the actor at once and for good, whatever it does."""
+        ...
+
 
 class ActorRuntime(Protocol):
     """Where actors come from and go to."""
 
-    async def start(self, pool_name: str, agent_id: str) -> ActorHandle:
-        """Return a handle on the actor of this name, starting it if there is none."""
+    async def existing(self) -> list[str]:
+        """Return the ids of all actors there are, of whatever pool. Raises ActorLost."""
+        ...
+
+    async def find(self, agent_id: str) -> ActorHandle:
+        """Return a handle on an actor that exists. Raises ActorLost when there is none."""
+        ...
+
+    async def start(self, settings: ActorSettings) -> ActorHandle:
+        """Return a handle on the actor of this id, starting it if there is none."""
+        ...
+
+    async def lacking(self, resources: Resources) -> str:
+        """Return in words what an actor that asks for so much waits for."""
         ...
 
 
@@ -465,6 +509,25 @@ class Backlog(Struct, frozen=True, kw_only=True):
 
 
 CONSUMER_MISSING = "consumer missing: run provision"
+
+
+class HandSize(Struct, frozen=True, kw_only=True):
+    """A pool's size as somebody set it, in place of the one that was `configured` then."""
+
+    actors: int
+    configured: str
+
+
+class SizeStore(Protocol):
+    """The sizes set by hand; they outlive the supervisor."""
+
+    async def read(self, pool_name: str) -> HandSize | None:
+        """Return the pool's. Raises PublishFailed without an answer, StreamMissing."""
+        ...
+
+    async def write(self, pool_name: str, size: HandSize | None) -> None:
+        """Keep the pool's, or none. Raises PublishFailed without an answer, StreamMissing."""
+        ...
 
 
 class TaskSource(Protocol):

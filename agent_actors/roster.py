@@ -52,7 +52,9 @@ def moves(
     missing = min(wanted, wanted + surge - len(serving)) - len(current)
     taken = {member.agent_id for member in members} | set(leaving)
     return Moves(
-        start=[name for name, _ in zip(_free_names(pool_name, taken), range(missing), strict=False)],
+        start=[
+            name for name, _ in zip(_free_names(pool_name, taken), range(missing), strict=False)
+        ],
         retire=[
             *(member.agent_id for member in outdated if not member.ready),
             *_replaced(current, serving, wanted, is_making_room=bool(leaving)),
@@ -73,7 +75,8 @@ def _replaced(
     ready = sum(member.ready for member in current)
     spare = ready + len(serving) - wanted
     has_no_room = any(
-        not member.placed and member.waiting_s > ROOM_PATIENCE_S for member in current
+        not member.ready and not member.placed and member.waiting_s > ROOM_PATIENCE_S
+        for member in current
     )
     if spare <= 0 and has_no_room and not is_making_room:
         spare = 1

@@ -1,38 +1,38 @@
 """Supervisor: pulls tasks from JetStream and hands them to the actors of each pool.
 
-What it does for a pool is in `pool`; here is what all pools share: how they start and stop,
-and the control service. It knows no Ray: `adapters.ray_runtime` wraps it, and gives it `build`,
-which makes its adapters in its own process.
+What it does for a pool is in `pool`; here is what all pools share: how they start, stop, and
+pass from one supervisor to the next. What is asked from outside is answered in `control`. It
+knows no Ray: `adapters.ray_runtime` wraps it, and gives it `build`, which makes its adapters in
+its own process.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from typing import Literal
 
-import msgspec
 import structlog
 
 from agent_actors import __version__
 from agent_actors.config import Config
-from agent_actors.contract import (
-    CancelRequest,
-    DrainReply,
-    DrainRequest,
-    ResultRequest,
-    ServiceStatus,
-    check_task_id,
-    encode,
-    task_key,
-    utc_now,
-)
-from agent_actors.ledger import cancel_reply, status_of
-from agent_actors.patience import until_built
+from agent_actors.contract import MAX_SECONDS, ServiceStatus, subjects_overlap, utc_now
+from agent_actors.control import Control
+from agent_actors.errors import ActorLost, AgentActorsError
+from agent_actors.patience import FIRST_PAUSE_S, pause, until_answered, until_built
 from agent_actors.pool import Endpoint, PoolSupervisor, SupervisorParts
+from agent_actors.ports import ActorRuntime
+from agent_actors.roster import pool_of
 
 log = structlog.get_logger()
 
 # How long a drained supervisor stays, so that whoever waits for that hears of it.
 LINGER_S = 2.0
+ARRANGE_EVERY_S = 1.0
+COUNT_EVERY_S = 10.0
+# Actors of pools that are gone may finish whatever they do.
+LONGEST_TASK_S = MAX_SECONDS
+
+Ending = Literal["drained", "superseded"]
 
 Build = Callable[[Config], Awaitable[SupervisorParts]]
 
@@ -41,9 +41,9 @@ class Supervisor:
     """All pools of one configuration. Its `__init__` must run inside its event loop.
 
     `supervisor_id` stays the same when it is restarted: its actors then tell it, in their
-    answer to `hello`, what they still hold of its predecessor's deliveries. `on_drained` is to
-    end the process for good, and what is left of the actors, once a drain that was asked for
-    over NATS has ended.
+    answer to `hello`, what they still hold of its predecessor's deliveries. `on_ended` is to
+    end the process for good: with what is left of the actors once a drain that was asked for over
+    NATS has ended, alone once another supervisor has taken over.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Supervisor:
         supervisor_id: str,
         build: Build,
         on_crash: Callable[[], None],
-        on_drained: Callable[[], None],
+        on_ended: Callable[[Ending], None],
     ) -> None:
         self._config = config
         self._id = supervisor_id
@@ -61,11 +61,13 @@ class Supervisor:
         self._pools: dict[str, PoolSupervisor] = {}
         self._up = asyncio.Event()
         self._on_crash = on_crash
-        self._on_drained = on_drained
+        self._on_ended = on_ended
         self._stop: asyncio.Task[None] | None = None
         self._hurry: asyncio.Task[None] | None = None
         self._drain: asyncio.Task[None] | None = None
-        self._drained = asyncio.Event()
+        self._unserved: dict[str, int] = {}
+        self._trouble = ""
+        self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._running = asyncio.create_task(self._run())
         self._running.add_done_callback(self._ended)
 
@@ -81,6 +83,9 @@ class Supervisor:
             supervisor_id=self._id,
             started=self._started,
             pools=[await pool.status() for pool in self._pools.values()],
+            cluster=self._config.ray.namespace,
+            unserved=self._unserved,
+            trouble=self._trouble,
         )
 
     async def stop(self, grace_s: float | None = None) -> None:
@@ -95,9 +100,47 @@ class Supervisor:
             await self._stop_pools(grace_s)
         await asyncio.shield(self._stop)
 
-    async def drained(self) -> None:
-        """Return once a drain that was asked for over NATS has ended."""
-        await self._drained.wait()
+    @property
+    def pools(self) -> Mapping[str, PoolSupervisor]:
+        """Its pools by name."""
+        return self._pools
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with a newer configuration; empty when nothing is."""
+        return self._trouble
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it is about to end."""
+        return self._stop is not None or self._drain is not None
+
+    async def started(self) -> None:
+        """Return once the pools are this supervisor's, and no other's any more."""
+        await self._up.wait()
+
+    async def ended(self) -> Ending:
+        """Return once a drain that was asked for over NATS has ended, or another has taken over."""
+        return await asyncio.shield(self._ending)
+
+    async def hand_over(self) -> None:
+        """Leave the pools with their actors and what those do to another supervisor; then end."""
+        log.info("supervisor.superseded")
+        await asyncio.gather(*(pool.hand_over() for pool in self._pools.values()))
+        self._running.cancel()
+        await asyncio.wait([self._running])
+        self._leave("superseded")
+
+    async def note_trouble(self, trouble: str) -> None:
+        """Tell in the status what is wrong with a newer configuration; empty when nothing is."""
+        self._trouble = trouble
+
+    def begin_drain(self, grace_s: float | None) -> None:
+        """Drain in the background; asked again, only a time of grace that is named counts."""
+        if not self._drain:
+            self._drain = asyncio.create_task(self._end_drained(grace_s))
+        elif grace_s is not None:
+            self._hurry = asyncio.create_task(self.stop(grace_s))
 
     async def _end(self, grace_s: float | None) -> None:
         if self._up.is_set():
@@ -111,21 +154,84 @@ class Supervisor:
 
     async def _end_drained(self, grace_s: float | None) -> None:
         await self.stop(grace_s)
-        self._drained.set()
-        await asyncio.sleep(LINGER_S)
-        self._on_drained()
+        self._leave("drained")
+
+    def _leave(self, ending: Ending) -> None:
+        """Tell those who wait for it, and end the process soon."""
+        if not self._ending.done():
+            self._ending.set_result(ending)
+            asyncio.get_running_loop().call_later(LINGER_S, self._on_ended, ending)
 
     async def _run(self) -> None:
         parts = await until_built(partial(self._build, self._config), "supervisor")
         try:
-            await parts.serve_control(self._endpoints(parts))
+            # Before the one before goes, so that somebody answers all the time.
+            control = Control(self, self._config, parts)
+            await parts.serve_control({n: self._once_up(e) for n, e in control.endpoints.items()})
+            await parts.take_over()
+            actors = await _actors_by_pool(parts.runtime)
             async with asyncio.TaskGroup() as group:
-                for name, pool in self._config.pools.items():
-                    self._pools[name] = PoolSupervisor(name, pool, self._id, parts)
-                    group.create_task(self._pools[name].run())
+                for name in self._config.pools:
+                    self._pools[name] = PoolSupervisor(name, self._config, self._id, parts)
+                    group.create_task(self._pools[name].run(actors.pop(name, [])))
                 self._up.set()
+                group.create_task(self._arrange(parts, actors))
+                group.create_task(self._look_for_unserved(parts))
         finally:
             await parts.close()
+
+    def _once_up(self, endpoint: Endpoint) -> Endpoint:
+        """Return the endpoint that answers once the pools are ours."""
+
+        async def answer(request: bytes) -> bytes | None:
+            await self._up.wait()
+            return await endpoint(request)
+
+        return answer
+
+    async def _arrange(self, parts: SupervisorParts, former: Mapping[str, Sequence[str]]) -> None:
+        """Let the actors of former pools finish, and bring the consumers to where they belong."""
+        async with asyncio.TaskGroup() as group:
+            leaving = {
+                name: group.create_task(self._dismiss(parts.runtime, agent_ids))
+                for name, agent_ids in former.items()
+            }
+            while True:
+                busy = [name for name, dismissal in leaving.items() if not dismissal.done()]
+                waiting = await until_answered(partial(parts.arrange, busy))
+                for name, pool in self._pools.items():
+                    pool.note_moving(waiting.get(name, ""))
+                if not waiting and not busy:
+                    return
+                await asyncio.sleep(ARRANGE_EVERY_S)
+
+    async def _dismiss(self, runtime: ActorRuntime, agent_ids: Sequence[str]) -> None:
+        """End the actors of a pool that is not configured any more, when they have finished."""
+        await asyncio.gather(*(_dismissed(runtime, agent_id) for agent_id in agent_ids))
+
+    async def _look_for_unserved(self, parts: SupervisorParts) -> None:
+        """Tell of tasks that no pool serves: they wait until one does."""
+        while True:
+            try:
+                counts = await parts.waiting_tasks()
+            except AgentActorsError as error:
+                log.debug("tasks.not_counted", error=str(error))
+            else:
+                if counts is None:
+                    return
+                self._note_unserved(counts)
+            await asyncio.sleep(COUNT_EVERY_S)
+
+    def _note_unserved(self, counts: Mapping[str, int]) -> None:
+        served = [subject for pool in self._config.pools.values() for subject in pool.subjects]
+        unserved = {
+            subject: count
+            for subject, count in sorted(counts.items())
+            if not any(subjects_overlap(subject, pattern) for pattern in served)
+        }
+        if unserved.keys() - self._unserved.keys():
+            log.warning("tasks.unserved", waiting=unserved)
+        self._unserved = unserved
 
     def _ended(self, running: asyncio.Task[None]) -> None:
         """Have the process ended too when a bug ended the work, so that it is restarted."""
@@ -133,50 +239,29 @@ class Supervisor:
             log.error("supervisor.crashed", exc_info=error)
             self._on_crash()
 
-    def _endpoints(self, parts: SupervisorParts) -> dict[str, Endpoint]:
-        """Return the endpoints of the control service. They may raise AgentActorsError."""
 
-        async def status(_: bytes) -> bytes:
-            return encode(await self.status())
+async def _actors_by_pool(runtime: ActorRuntime) -> dict[str, list[str]]:
+    actors: dict[str, list[str]] = {}
+    for agent_id in await _until_listed(runtime):
+        actors.setdefault(pool_of(agent_id), []).append(agent_id)
+    return actors
 
-        async def pools(_: bytes) -> bytes:
-            return encode((await self.status()).pools)
 
-        async def drain(request: bytes) -> bytes | None:
-            wanted = msgspec.json.decode(request, type=DrainRequest)
-            if wanted.cluster != self._config.ray.namespace:
-                return None
-            if not wanted.only_ask:
-                self._begin_drain(wanted.grace_s)
-            running = sum(pool.running for pool in self._pools.values())
-            draining = self._stop is not None or self._drain is not None
-            return encode(DrainReply(cluster=wanted.cluster, draining=draining, running=running))
+async def _until_listed(runtime: ActorRuntime) -> list[str]:
+    """Return the ids of all actors there are, as soon as somebody can tell."""
+    pause_s = FIRST_PAUSE_S
+    while True:
+        try:
+            return await runtime.existing()
+        except ActorLost as error:
+            log.warning("actors.not_known", error=str(error))
+            pause_s = await pause(pause_s)
 
-        async def result(request: bytes) -> bytes:
-            task_id = msgspec.json.decode(request, type=ResultRequest).task_id
-            check_task_id(task_id)
-            stored = await parts.store.read(task_key(task_id))
-            return encode(status_of(task_id, stored.record))
 
-        async def cancel(request: bytes) -> bytes:
-            task_id = msgspec.json.decode(request, type=CancelRequest).task_id
-            check_task_id(task_id)
-            record = await parts.leases.cancel(task_id)
-            if not record.is_terminal:
-                await parts.tell_cancelled(task_key(task_id))
-            return encode(cancel_reply(record))
-
-        return {
-            "status": status,
-            "pools": pools,
-            "result": result,
-            "cancel": cancel,
-            "drain": drain,
-        }
-
-    def _begin_drain(self, grace_s: float | None) -> None:
-        """Drain in the background; asked again, only a time of grace that is named counts."""
-        if not self._drain:
-            self._drain = asyncio.create_task(self._end_drained(grace_s))
-        elif grace_s is not None:
-            self._hurry = asyncio.create_task(self.stop(grace_s))
+async def _dismissed(runtime: ActorRuntime, agent_id: str) -> None:
+    try:
+        await (await runtime.find(agent_id)).stop(LONGEST_TASK_S)
+    except ActorLost as error:
+        log.warning("actor.lost", agent_id=agent_id, error=str(error))
+    else:
+        log.info("actor.left", agent_id=agent_id)

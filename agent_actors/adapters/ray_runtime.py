@@ -5,71 +5,154 @@ them for ever. `max_task_retries` is 0: JetStream is the only owner of retries.
 """
 
 import asyncio
+import math
 import os
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
+import msgspec
 import ray as typed_ray
+import structlog
 from ray.exceptions import ActorUnavailableError, RayError
 
-from agent_actors.actor import ActorSettings, AgentActor
+from agent_actors import __version__
+from agent_actors.actor import AgentActor
 from agent_actors.actor import Build as BuildActor
+from agent_actors.adapters.jetstream.arranging import ConsumerArrangement, nothing_to_arrange
 from agent_actors.adapters.jetstream.cancels import tell_cancelled
 from agent_actors.adapters.jetstream.connection import connect
 from agent_actors.adapters.jetstream.control import serve_control
 from agent_actors.adapters.jetstream.records import JetStreamLedger
+from agent_actors.adapters.jetstream.sizes import JetStreamSizes
+from agent_actors.adapters.jetstream.streams import tasks_by_subject
 from agent_actors.adapters.jetstream.tasks import JetStreamAcks, JetStreamTaskQueue, PullConsumer
 from agent_actors.assembly import build_agent_actor, end_process
 from agent_actors.config import Config, RayConfig, Resources
+from agent_actors.config_diff import config_digest
 from agent_actors.contract import ServiceStatus, utc_now
 from agent_actors.errors import ActorLost, ServiceUnreachable
 from agent_actors.leases import Leases
 from agent_actors.observe.logs import configure_logs
 from agent_actors.pool import SupervisorParts
-from agent_actors.ports import ActorReport, Delivery
-from agent_actors.supervisor import Supervisor
+from agent_actors.ports import ActorReport, ActorSettings, Delivery
+from agent_actors.roster import SURGE
+from agent_actors.supervisor import Ending, Supervisor
 
-SUPERVISOR_NAME = "supervisor"
+log = structlog.get_logger()
+
+# `supervisor.<number>.<digest of configuration and version>`: the highest is the one that counts.
+SUPERVISOR_PREFIX = "supervisor."
+AGENT_ID = re.compile(r"[A-Za-z0-9_-]+-\d+")
 STOP_MARGIN_S = 30.0
 # For taking deliveries, which an actor does at once. Whether it hangs is found by its silence
 # in `completions` (`watching`), much earlier.
 SUBMIT_TIMEOUT_S = 30.0
+HAND_OVER_TIMEOUT_S = 15.0
+TAKE_OVER_TIMEOUT_S = 30.0
 
 ray = cast("Any", typed_ray)  # half of Ray's public functions have unknown parts in their types
+
+_batch = msgspec.msgpack.Decoder(list[Delivery])
+_report = msgspec.msgpack.Decoder(ActorReport)
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class SupervisorName(NamedTuple):
+    """The name of a supervisor: of two in one namespace the one that sorts last counts."""
+
+    number: int
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{SUPERVISOR_PREFIX}{self.number}.{self.digest}"
+
+    @classmethod
+    def of(cls, name: str) -> "SupervisorName | None":
+        """Return what an actor's name says, if it is a supervisor's."""
+        prefix, _, rest = name.partition(".")
+        number, _, digest = rest.partition(".")
+        is_one = f"{prefix}." == SUPERVISOR_PREFIX and number.isdecimal()
+        return cls(int(number), digest) if is_one else None
+
+
+class AgentActorProcess:
+    """An AgentActor as Ray runs it. Its words are bytes, which other versions of us understand."""
+
+    def __init__(self, settings: ActorSettings, build: BuildActor) -> None:
+        self._actor = AgentActor(settings, build)
+
+    async def look(self) -> bytes:
+        """Answer at once."""
+        return _pack(await self._actor.look())
+
+    async def hello(self, supervisor_id: str) -> bytes:
+        """Answer once everything is connected."""
+        return _pack(await self._actor.hello(supervisor_id))
+
+    async def submit(self, supervisor_id: str, batch: bytes, *, alone: bool = False) -> bytes:
+        """Take deliveries."""
+        deliveries = _batch.decode(batch)
+        return _pack(await self._actor.submit(supervisor_id, deliveries, alone=alone))
+
+    async def completions(self, supervisor_id: str) -> bytes:
+        """Tell what is settled, when something is."""
+        return _pack(await self._actor.completions(supervisor_id))
+
+    async def stop(self, grace_s: float) -> None:
+        """Finish, give back, close."""
+        await self._actor.stop(grace_s)
+
+
 RemoteSupervisor = ray.remote(Supervisor)
-RemoteActor = ray.remote(AgentActor)
+RemoteActor = ray.remote(AgentActorProcess)
 
 
 class Service:
     """The running service: a handle on its supervisor, for `up` and `serve`."""
 
-    def __init__(self, supervisor: Any, config: Config) -> None:  # noqa: ANN401 - Ray's handles are untyped
+    def __init__(self, supervisor: Any, name: SupervisorName, config: Config) -> None:  # noqa: ANN401 - Ray's handles are untyped
         self._supervisor = supervisor
+        self._name = name
         self._config = config
+
+    @property
+    def config(self) -> Config:
+        """What it was started with."""
+        return self._config
+
+    @property
+    def is_superseded(self) -> bool:
+        """Whether another supervisor has the pools by now, or is about to."""
+        return _newest_supervisor(self._config.ray.namespace) != self._name
 
     def wait_ready(self, timeout_s: float) -> None:
         """Return once tasks are pulled and all actors answer. Raises ServiceUnreachable."""
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                return self._get(self._supervisor.ready.remote(), deadline - time.monotonic())
-            except ServiceUnreachable as error:
-                restarted = isinstance(error.__cause__, ActorUnavailableError)
-                if not restarted or time.monotonic() > deadline:
-                    raise
+        self._wait(self._supervisor.ready, timeout_s)
+
+    def wait_started(self, timeout_s: float) -> None:
+        """Return once the pools are this service's, and no other's. Raises ServiceUnreachable."""
+        self._wait(self._supervisor.started, timeout_s)
 
     def status(self, timeout_s: float = 10.0) -> ServiceStatus:
         """Return what the pools are doing. Raises ServiceUnreachable."""
         return self._get(self._supervisor.status.remote(), timeout_s)
 
+    def note_trouble(self, trouble: str, timeout_s: float = 10.0) -> None:
+        """Have the status tell what is wrong with a newer configuration; empty when nothing is."""
+        self._get(self._supervisor.note_trouble.remote(trouble), timeout_s)
+
     def stop(self, grace_s: float | None = None) -> None:
         """Drain, and leave no Ray actor behind, whether they answer or not.
 
-        Raises ServiceUnreachable. Interrupted, it leaves the service draining: `stop` again to
-        hurry it, or `kill`.
+        One that is superseded stops nothing. Raises ServiceUnreachable. Interrupted, it leaves
+        the service draining: `stop` again to hurry it, or `kill`.
         """
+        if self.is_superseded:
+            return
         longest_s = max(pool.stop_grace_s for pool in self._config.pools.values())
         limit_s = STOP_MARGIN_S + (longest_s if grace_s is None else grace_s)
         try:
@@ -79,17 +162,35 @@ class Service:
             raise
         self.kill()
 
-    async def drained(self) -> None:
-        """Return once somebody has drained the service over NATS. Raises ServiceUnreachable."""
+    async def ended(self) -> Ending:
+        """Return once somebody has drained the service over NATS, or another has taken over.
+
+        Raises ServiceUnreachable.
+        """
         try:
-            await self._supervisor.drained.remote()
+            return await self._supervisor.ended.remote()
         except RayError as error:
             raise ServiceUnreachable(f"the supervisor does not answer: {error}") from error
 
     def kill(self) -> None:
         """End the supervisor, then every actor, at once; JetStream hands out again what ran."""
         ray.kill(self._supervisor, no_restart=True)
-        _kill_actors(self._config)
+        if not self.is_superseded:
+            _kill_actors(self._config.ray.namespace)
+
+    def abandon(self) -> None:
+        """End this supervisor alone, which could not take over from the one before."""
+        ray.kill(self._supervisor, no_restart=True)
+
+    def _wait(self, verb: Any, timeout_s: float) -> None:  # noqa: ANN401 - Ray's methods are untyped
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                return self._get(verb.remote(), deadline - time.monotonic())
+            except ServiceUnreachable as error:
+                restarted = isinstance(error.__cause__, ActorUnavailableError)
+                if not restarted or time.monotonic() > deadline:
+                    raise
 
     def _get(self, reference: Any, timeout_s: float) -> Any:  # noqa: ANN401 - Ray's answers are untyped
         try:
@@ -104,8 +205,10 @@ def start_local_ray(config: Config, *, temp_dir: str, log_to_driver: bool) -> No
     `temp_dir` must be short: Ray's sockets lie below it, and their paths end at 107 bytes.
     It listens on loopback only if `local.ray_environment` was prepared beforehand.
     """
-    asked = config.ray.supervisor.num_cpus + sum(
-        pool.actors * pool.resources.num_cpus for pool in config.pools.values()
+    # Those that replace others are beside them for a while.
+    asked = 2 * config.ray.supervisor.num_cpus + sum(
+        math.ceil((1 + SURGE) * pool.max_actors) * pool.resources.num_cpus
+        for pool in config.pools.values()
     )
     ray.init(
         address="local",
@@ -133,32 +236,53 @@ def disconnect_ray() -> None:
     ray.shutdown()
 
 
-def start_service(config: Config, *, build_actor: BuildActor = build_agent_actor) -> Service:
-    """Return the supervisor of this namespace, started if there is none. Needs a Ray."""
+def start_service(
+    config: Config, *, build_actor: BuildActor = build_agent_actor, provisions: bool = True
+) -> Service:
+    """Return the service of this namespace with this configuration and version. Needs a Ray.
+
+    It is started if there is none; one with another configuration, or of another version, has
+    its supervisor replaced, and its actors one after the other. `provisions` lets it make the
+    pools' consumers.
+    """
     namespace = config.ray.namespace
-    options = _options(SUPERVISOR_NAME, namespace, config.ray.supervisor)
+    digest = config_digest(config, __version__)
+    found = _newest_supervisor(namespace)
+    name = (
+        found
+        if found and found.digest == digest
+        else SupervisorName(found.number + 1 if found else 1, digest)
+    )
+    options = _options(str(name), namespace, config.ray.supervisor)
     supervisor = RemoteSupervisor.options(**options).remote(
         config,
-        f"{namespace}/{SUPERVISOR_NAME}",
-        partial(build_supervisor, build_actor),
+        f"{namespace}/supervisor",
+        partial(build_supervisor, build_actor, name, provisions=provisions),
         end_process,
-        partial(_leave, config),
+        partial(_leave, namespace),
     )
-    return Service(supervisor, config)
+    return Service(supervisor, name, config)
 
 
-async def build_supervisor(build_actor: BuildActor, config: Config) -> SupervisorParts:
+async def build_supervisor(
+    build_actor: BuildActor, name: SupervisorName, config: Config, *, provisions: bool = True
+) -> SupervisorParts:
     """Connect a supervisor to NATS. Raises ServiceUnreachable, PermissionDenied."""
     configure_logs("supervisor")
-    connection = await connect(config.nats, name=SUPERVISOR_NAME, on_closed=end_process)
+    connection = await connect(config.nats, name="supervisor", on_closed=end_process)
     store = JetStreamLedger(connection)
+    consumers = ConsumerArrangement(connection, config)
     return SupervisorParts(
         leases=Leases(store, JetStreamTaskQueue(connection), utc_now),
         store=store,
+        sizes=JetStreamSizes(connection, config.ray.namespace),
         max_payload_bytes=connection.nc.max_payload,
         acks=JetStreamAcks(connection),
-        runtime=RayRuntime(config, build_actor),
+        runtime=RayRuntime(config.ray.namespace, build_actor),
+        take_over=partial(_take_over, name, config.ray.namespace),
         open_source=partial(PullConsumer.open, connection),
+        arrange=consumers.step if provisions else nothing_to_arrange,
+        waiting_tasks=partial(tasks_by_subject, connection),
         serve_control=partial(serve_control, connection),
         tell_cancelled=partial(tell_cancelled, connection),
         close=connection.close,
@@ -168,26 +292,51 @@ async def build_supervisor(build_actor: BuildActor, config: Config) -> Superviso
 class RayRuntime:
     """Where a supervisor's actors come from."""
 
-    def __init__(self, config: Config, build_actor: BuildActor) -> None:
-        self._config = config
+    def __init__(self, namespace: str, build_actor: BuildActor) -> None:
+        self._namespace = namespace
         self._build_actor = build_actor
+        self._starting: dict[str, asyncio.Future[Any]] = {}
 
-    async def start(self, pool_name: str, agent_id: str) -> "RayActorHandle":
-        """Return a handle on the actor of this name, starting it if there is none.
+    async def existing(self) -> list[str]:
+        """Return the ids of all actors of this namespace. Raises ActorLost."""
+        return await _asked(lambda: _actors_in(self._namespace))
+
+    async def find(self, agent_id: str) -> "RayActorHandle":
+        """Return a handle on an actor that exists. Raises ActorLost when there is none."""
+        if starting := self._starting.get(agent_id):
+            await asyncio.wait([starting])
+        find = partial(ray.get_actor, agent_id, namespace=self._namespace)
+        return RayActorHandle(await _asked(find))
+
+    async def start(self, settings: ActorSettings) -> "RayActorHandle":
+        """Return a handle on the actor of this id, starting it if there is none.
 
         Raises ActorLost when Ray cannot say.
         """
-        settings = ActorSettings(agent_id=agent_id, pool_name=pool_name, config=self._config)
-        options = _options(agent_id, self._config.ray.namespace, settings.pool.resources)
+        options = _actor_options(settings, self._namespace)
 
         def start() -> Any:  # noqa: ANN401 - Ray's handles are untyped
             return RemoteActor.options(**options).remote(settings, self._build_actor)
 
+        # It asks the GCS for the name, and waits for it as long as that is away. Who gives up
+        # waiting does not undo it, so whoever looks for the actor waits for it first.
+        starting = asyncio.ensure_future(_asked(start))
+        self._starting[settings.agent_id] = starting
+        starting.add_done_callback(partial(self._started, settings.agent_id))
+        return RayActorHandle(await asyncio.shield(starting))
+
+    async def lacking(self, resources: Resources) -> str:
+        """Return in words what an actor that asks for so much waits for."""
         try:
-            # It asks the GCS for the name, and waits for it as long as that is away.
-            return RayActorHandle(await asyncio.to_thread(start))
-        except (RayError, ValueError) as error:
-            raise ActorLost(_first_line(error)) from error
+            return await _asked(partial(_lacking, resources))
+        except ActorLost as error:
+            return str(error)
+
+    def _started(self, agent_id: str, starting: asyncio.Future[Any]) -> None:
+        if self._starting.get(agent_id) is starting:
+            del self._starting[agent_id]
+        if not starting.cancelled():
+            starting.exception()  # whoever waited has heard of it
 
 
 class RayActorHandle:
@@ -196,31 +345,41 @@ class RayActorHandle:
     def __init__(self, actor: Any) -> None:  # noqa: ANN401 - Ray's handles are untyped
         self._actor = actor
 
+    async def look(self) -> ActorReport:
+        """Return what the actor is, as soon as it has a process."""
+        return _report.decode(await self._call(None, self._actor.look.remote))
+
     async def hello(self, supervisor_id: str) -> ActorReport:
         """Return the actor's slots and what it holds of this supervisor's deliveries."""
-        return await self._call(None, self._actor.hello.remote, supervisor_id)
+        return _report.decode(await self._call(None, self._actor.hello.remote, supervisor_id))
 
     async def submit(
         self, supervisor_id: str, batch: Sequence[Delivery], *, alone: bool = False
     ) -> ActorReport:
         """Hand over deliveries."""
         submit = partial(self._actor.submit.remote, alone=alone)
-        return await self._call(SUBMIT_TIMEOUT_S, submit, supervisor_id, batch)
+        packed = _pack(batch)
+        return _report.decode(await self._call(SUBMIT_TIMEOUT_S, submit, supervisor_id, packed))
 
     async def completions(self, supervisor_id: str) -> ActorReport:
         """Wait for news."""
-        return await self._call(None, self._actor.completions.remote, supervisor_id)
+        return _report.decode(await self._call(None, self._actor.completions.remote, supervisor_id))
 
     async def kill(self) -> None:
         """End the actor's process; Ray starts another."""
         await asyncio.to_thread(ray.kill, self._actor, no_restart=False)
 
     async def stop(self, grace_s: float) -> None:
-        """Drain the actor, and end it for good."""
+        """Drain the actor, and end it for good. Who gives up waiting leaves it draining."""
         try:
             await self._call(grace_s + STOP_MARGIN_S, self._actor.stop.remote, grace_s)
         finally:
-            ray.kill(self._actor, no_restart=True)
+            if not _is_cancelled():
+                await self.end()
+
+    async def end(self) -> None:
+        """End the actor at once and for good."""
+        await _asked(partial(ray.kill, self._actor, no_restart=True))
 
     async def _call(self, timeout_s: float | None, verb: Any, *args: Any) -> Any:  # noqa: ANN401 - Ray's methods are untyped
         try:
@@ -243,28 +402,95 @@ def _options(name: str, namespace: str, resources: Resources) -> dict[str, Any]:
         "num_cpus": resources.num_cpus,
         "memory": resources.memory_bytes or None,
         "resources": resources.custom or None,
+        "label_selector": resources.labels or None,
     }
+
+
+def _actor_options(settings: ActorSettings, namespace: str) -> dict[str, Any]:
+    pool = settings.pool
+    strategy = {"scheduling_strategy": "SPREAD"} if pool.placement == "spread" else {}
+    return _options(settings.agent_id, namespace, pool.resources) | strategy
 
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def _leave(config: Config) -> None:
-    """End the supervisor whose process this is for good, and whatever is left of its actors."""
-    _kill_actors(config)
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def _asked(ask: Callable[[], Any]) -> Any:  # noqa: ANN401 - Ray's answers are untyped
+    """Return Ray's answer to a call that blocks. Raises ActorLost."""
+    try:
+        return await asyncio.to_thread(ask)
+    except (RayError, ValueError) as error:
+        raise ActorLost(_first_line(error)) from error
+
+
+async def _take_over(mine: SupervisorName, namespace: str) -> None:
+    """Have every earlier supervisor leave its actors to us; end if there is a later one."""
+    for name in await asyncio.to_thread(_supervisors_in, namespace):
+        if name > mine:
+            log.info("supervisor.superseded", by=str(name))
+            ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
+        elif name < mine:
+            await _retire(name, namespace)
+
+
+async def _retire(name: SupervisorName, namespace: str) -> None:
+    log.info("supervisor.taking_over", from_=str(name))
+    try:
+        predecessor = await asyncio.to_thread(ray.get_actor, str(name), namespace=namespace)
+    except ValueError:
+        return  # it has just ended
+    try:
+        async with asyncio.timeout(HAND_OVER_TIMEOUT_S):
+            await predecessor.hand_over.remote()
+    except (RayError, TimeoutError) as error:
+        log.warning("supervisor.did_not_hand_over", name=str(name), error=_first_line(error))
+        await asyncio.to_thread(ray.kill, predecessor, no_restart=True)
+
+
+def _leave(namespace: str, ending: Ending) -> None:
+    """End the supervisor whose process this is for good; drained, with what is left of actors."""
+    if ending == "drained":
+        _kill_actors(namespace)
     ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
 
-def _kill_actors(config: Config) -> None:
-    for pool_name, pool in config.pools.items():
-        for index in range(pool.actors):
-            _kill_named(f"{pool_name}-{index}", config.ray.namespace)
+def _lacking(resources: Resources) -> str:
+    """Return what is asked for beside what there is, as Ray counts it."""
+    asked = {"CPU": resources.num_cpus, "memory": resources.memory_bytes, **resources.custom}
+    total, free = ray.cluster_resources(), ray.available_resources()
+    parts = [
+        f"{name} {amount:g} (the cluster has {total.get(name, 0):g}, {free.get(name, 0):g} free)"
+        for name, amount in asked.items()
+        if amount
+    ]
+    parts += [f"a node with the label {key}={value}" for key, value in resources.labels.items()]
+    return f"each asks for {', '.join(parts)}" if parts else "Ray has not placed them yet"
 
 
-def _kill_named(name: str, namespace: str) -> None:
-    try:
-        actor = ray.get_actor(name, namespace=namespace)
-    except ValueError:
-        return  # already gone
-    ray.kill(actor, no_restart=True)
+def _newest_supervisor(namespace: str) -> SupervisorName | None:
+    return max(_supervisors_in(namespace), default=None)
+
+
+def _supervisors_in(namespace: str) -> list[SupervisorName]:
+    return [name for each in _names_in(namespace) if (name := SupervisorName.of(each))]
+
+
+def _actors_in(namespace: str) -> list[str]:
+    return [name for name in _names_in(namespace) if AGENT_ID.fullmatch(name)]
+
+
+def _names_in(namespace: str) -> list[str]:
+    found = ray.util.list_named_actors(all_namespaces=True)
+    return [actor["name"] for actor in found if actor["namespace"] == namespace]
+
+
+def _kill_actors(namespace: str) -> None:
+    for name in _actors_in(namespace):
+        with suppress(ValueError):  # it has just ended
+            ray.kill(ray.get_actor(name, namespace=namespace), no_restart=True)

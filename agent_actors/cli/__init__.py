@@ -32,14 +32,17 @@ COMMANDS = {
     "status": Home("cli.status", "status", "Show where a task stands, or what the service does."),
     "cancel": Home("cli.cancel", "cancel", "Stop a task, or keep it from starting."),
     "watch": Home("cli.watch", "watch", "Show results as they come."),
-    "pools": Home("cli.status", "pools", "Show the pools and what waits for them."),
+    "pools": Home("cli.pools", "pools", "Show the pools and what waits for them."),
+    "scale": Home("cli.scale", "scale", "Set how many actors a pool has."),
     "deadletter": Home("cli.deadletter", "deadletter", "Show, replay or discard dead letters."),
     "drain": Home("cli.drain", "drain", "Stop the service; running tasks may finish."),
     "provision": Home(
         "cli.provision", "provision", "Make streams, buckets and consumers in JetStream."
     ),
     "schema": Home("cli.about", "schema", "Print the JSON Schema of tasks and results."),
-    "config": Home("cli.about", "config", "Show the configuration."),
+    "config": Home(
+        "cli.about", "config", "Show the configuration, and compare it with the running one."
+    ),
     "model-server": Home(
         "local.model_server.command",
         "model_server",

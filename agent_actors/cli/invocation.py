@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from agent_actors.config import Config
-from agent_actors.config_file import load_config
+from agent_actors.config_file import FILE_VARIABLE, load_config
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -18,6 +18,11 @@ class Invocation:
     def __init__(self) -> None:
         self.config_path: str | None = None
         self.debug = False
+
+    @property
+    def config_file(self) -> str:
+        """The path of the configuration's file; empty when there is none."""
+        return self.config_path or os.environ.get(FILE_VARIABLE, "")
 
     def load(self, overrides: Mapping[str, str] | None = None) -> Config:
         """Return the configuration, with environment variables overridden.

@@ -39,7 +39,7 @@ class KeptService:
             try:
                 wanted = await followed.edited()
             except ConfigError as error:
-                log.error("config.refused", reason=str(error))
+                log.warning("config.refused", reason=str(error))
                 await self._tell(f"the edited configuration is wrong: {error}")
             else:
                 await self._take_over(wanted)

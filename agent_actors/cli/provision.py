@@ -42,6 +42,7 @@ def provision(invocation: Invocation, *, dry_run: bool, prune: bool, as_json: bo
 async def prepare_streams(config: Config, *, only_check: bool = False) -> None:
     """Make what is missing, or see that it is there when making it is not ours to do.
 
+    The pools' consumers are made by the service itself, which moves subjects between them.
     Raises StreamMissing, ProvisionRefused, ServiceUnreachable, PermissionDenied.
     """
     connection = await connect(config.nats, name="agent-actors-provision")
@@ -54,7 +55,7 @@ async def prepare_streams(config: Config, *, only_check: bool = False) -> None:
 async def _prepare(connection: Connection, config: Config, *, only_check: bool) -> None:
     if not only_check:
         try:
-            changes = await make(connection, config)
+            changes = await make(connection, config, consumers=False)
         except PermissionDenied as error:
             log.info("streams.not_ours_to_make", reason=str(error))
         else:

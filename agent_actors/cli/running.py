@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from typing import Any
 
 import click
@@ -21,11 +22,13 @@ from agent_actors.adapters.ray_runtime import (
     start_local_ray,
     start_service,
 )
+from agent_actors.cli.following import FollowedConfig
 from agent_actors.cli.foreground import (
     StartInterrupted,
     ignore_stop_signals,
     take_stop_signals,
 )
+from agent_actors.cli.kept import KeptService
 from agent_actors.config import Config
 from agent_actors.contract import ServiceStatus
 from agent_actors.errors import ServiceUnreachable
@@ -58,22 +61,24 @@ def run_service(
     *,
     say_ready: Callable[[ServiceStatus], None],
     watch_also: Callable[[], Coroutine[Any, Any, object]],
+    followed: FollowedConfig | None = None,
+    provisions: bool = True,
     ready_within_s: float | None = None,
 ) -> None:
     """Start the service, or find the one that runs, and stay until it is drained.
 
-    Returns when somebody else has drained it; a signal does so too, and raises KeyboardInterrupt
-    when that is done. Raises ServiceUnreachable when it does not get ready in time, or is
-    lost, or when `watch_also` raises it.
+    What is `followed` is taken over when it is edited. Returns when somebody else has drained
+    the service, or another one has taken over; a signal drains it too, and raises
+    KeyboardInterrupt when that is done. Raises ServiceUnreachable when it does not get ready in
+    time, or is lost, or when `watch_also` raises it.
     """
-    service = start_service(config)
+    kept = KeptService(partial(start_service, provisions=provisions), config)
     try:
-        _wait_until_ready(service, ready_within_s)
-        say_ready(service.status())
-        runner.run(_watch(service, watch_also))
-        service.kill()
+        _wait_until_ready(kept.service, ready_within_s)
+        say_ready(kept.service.status())
+        runner.run(_watch(kept, followed, watch_also))
     except KeyboardInterrupt:
-        _drain(service)
+        _drain(kept)
         raise
 
 
@@ -134,35 +139,36 @@ def _what_is_missing(service: Service) -> str:
     return "; ".join(reasons)
 
 
-async def _watch(service: Service, watch_also: Callable[[], Coroutine[Any, Any, object]]) -> None:
-    """Return once the service is drained; raise what ends it otherwise."""
-    drained = asyncio.ensure_future(_until_drained(service))
-    trouble = asyncio.gather(_until_lost(service), watch_also())
+async def _watch(
+    kept: KeptService,
+    followed: FollowedConfig | None,
+    watch_also: Callable[[], Coroutine[Any, Any, object]],
+) -> None:
+    """Return once the service has ended; raise what ends it otherwise."""
+    ended = asyncio.ensure_future(kept.ended())
+    following = [kept.follow(followed)] if followed else []
+    trouble = asyncio.gather(_until_lost(kept), watch_also(), *following)
     try:
-        await asyncio.wait([drained, trouble], return_when=asyncio.FIRST_COMPLETED)
-        await (drained if drained.done() else trouble)
+        await asyncio.wait([ended, trouble], return_when=asyncio.FIRST_COMPLETED)
+        if not ended.done():
+            await trouble
+        elif await ended == "drained":
+            kept.service.kill()
+        else:
+            click.echo("Another service has taken over: this one ends.", err=True)
     finally:
-        drained.cancel()
+        ended.cancel()
         trouble.cancel()
-        await asyncio.wait([drained, trouble])
+        await asyncio.wait([ended, trouble])
 
 
-async def _until_drained(service: Service) -> None:
-    """Wait for that; a supervisor that died meanwhile is asked again when it is back."""
-    while True:
-        try:
-            return await service.drained()
-        except ServiceUnreachable:
-            await asyncio.sleep(ASK_EVERY_S)
-
-
-async def _until_lost(service: Service) -> None:
+async def _until_lost(kept: KeptService) -> None:
     """Wait for the service to be silent for a minute: a supervisor that died comes back."""
     heard = time.monotonic()
     while True:
         await asyncio.sleep(ASK_EVERY_S)
         try:
-            await asyncio.to_thread(service.status)
+            await asyncio.to_thread(kept.service.status)
         except ServiceUnreachable as error:
             log.warning("service.silent", reason=str(error))
             if time.monotonic() - heard > LOST_AFTER_S:
@@ -171,23 +177,23 @@ async def _until_lost(service: Service) -> None:
             heard = time.monotonic()
 
 
-def _drain(service: Service) -> None:
+def _drain(kept: KeptService) -> None:
     """Stop the service; a second signal has it give its tasks back now, a third kills it."""
     click.echo(
         "Stopping: running tasks may finish; another signal gives them back now, to run later.",
         err=True,
     )
     try:
-        service.stop()
+        kept.stop()
     except KeyboardInterrupt:
-        _hurry(service)
+        _hurry(kept)
     ignore_stop_signals()
 
 
-def _hurry(service: Service) -> None:
+def _hurry(kept: KeptService) -> None:
     click.echo("Giving back what runs; another signal ends it all at once.", err=True)
     try:
-        service.stop(0.0)
+        kept.stop(0.0)
     except KeyboardInterrupt:
-        service.kill()
+        kept.service.kill()
         log.warning("service.killed")

@@ -6,6 +6,7 @@ from functools import partial
 
 import click
 
+from agent_actors.cli.following import FollowedConfig
 from agent_actors.cli.foreground import say_ready, until_signalled
 from agent_actors.cli.invocation import Invocation, json_option, shared_options
 from agent_actors.cli.provision import prepare_streams
@@ -28,18 +29,27 @@ def serve(invocation: Invocation, *, no_provision: bool, as_json: bool) -> None:
 
     It starts the service on the Ray cluster, or finds the one that runs there, and stays. Ctrl-C
     or SIGTERM drains and stops the service; when this process is killed the service goes on.
+    An edit of the configuration's file is taken over while tasks run.
     """
-    config = invocation.load()
-    _require_all(config)
+    followed = FollowedConfig(invocation.config_file, lambda: _complete(invocation.load()))
+    config = followed.load()
     configure_logs("serve", level="debug" if invocation.debug else None)
     say = partial(say_ready, config, out=sys.stdout, as_json=as_json)
     with until_signalled(), asyncio.Runner() as runner:
         runner.run(prepare_streams(config, only_check=no_provision))
         with connected_ray(config):
-            run_service(config, runner, say_ready=say, watch_also=asyncio.Event().wait)
+            run_service(
+                config,
+                runner,
+                say_ready=say,
+                watch_also=asyncio.Event().wait,
+                followed=followed,
+                provisions=not no_provision,
+            )
 
 
-def _require_all(config: Config) -> None:
+def _complete(config: Config) -> Config:
+    """Return the configuration, if it has all that is needed. Raises ConfigError."""
     needed = {("nats", "url"): config.nats.url, ("vllm", "urls"): config.vllm.urls}
     missing = [
         f"{'.'.join(path)} ({variable_of(path)})" for path, value in needed.items() if not value
@@ -49,3 +59,4 @@ def _require_all(config: Config) -> None:
             f"{' and '.join(missing)}: must be set, since `serve` starts nothing of its own; "
             "`agent-actors up` does"
         )
+    return config

@@ -1,4 +1,4 @@
-"""`status` and `pools`: where a task stands, what the service does."""
+"""`status`: where a task stands, what the service does."""
 
 import sys
 from datetime import datetime
@@ -8,15 +8,12 @@ import click
 from agent_actors.cli.failure import TASK_FAILED
 from agent_actors.cli.invocation import Invocation, json_option, shared_options
 from agent_actors.cli.plain import plain
+from agent_actors.cli.pools import show_pools
 from agent_actors.cli.printing import print_json
 from agent_actors.cli.results import DIFF, reference, show_result
 from agent_actors.cli.session import with_client
-from agent_actors.cli.tables import print_table
 from agent_actors.client import AgentClient
-from agent_actors.contract import PoolStatus, ServiceStatus, TaskStatus, utc_now
-
-HEADINGS = ("Pool", "State", "Subjects", "Actors", "Slots used", "Waiting", "Unacked", "Settled")
-NO_SANDBOX = "none"
+from agent_actors.contract import ServiceStatus, TaskStatus, utc_now
 
 
 @click.command()
@@ -48,16 +45,6 @@ def status(invocation: Invocation, *, task_id: str | None, diff: bool, as_json: 
         print_json(task) if as_json else _show_task(task)
     if task.state == "failed":
         raise click.exceptions.Exit(TASK_FAILED)
-
-
-@click.command()
-@json_option
-@shared_options
-@click.pass_obj
-def pools(invocation: Invocation, *, as_json: bool) -> None:
-    """Show the pools and what waits for them."""
-    found = with_client(invocation, AgentClient.pools)
-    print_json(found) if as_json else _show_pools(found)
 
 
 def _show_task(task: TaskStatus) -> None:
@@ -97,41 +84,7 @@ def _show_service(service: ServiceStatus) -> None:
         f"agent-actors {service.version}, supervisor {service.supervisor_id}, "
         f"running since {since:%Y-%m-%d %H:%M:%S} ({_age(service.started)})\n"
     )
-    _show_pools(service.pools)
-
-
-def _show_pools(found: list[PoolStatus]) -> None:
-    print_table(HEADINGS, (_row(pool) for pool in found))
-    for pool in found:
-        for sandbox in sorted({actor.sandbox for actor in pool.actors} - {""}):
-            _show_sandbox(pool, sandbox)
-
-
-def _show_sandbox(pool: PoolStatus, sandbox: str) -> None:
-    actors = [actor.agent_id for actor in pool.actors if actor.sandbox == sandbox]
-    where = "" if len(actors) == len(pool.actors) else f" on {', '.join(actors)}"
-    unconfined = sandbox == NO_SANDBOX
-    said = f"{sandbox} (commands are not confined)" if unconfined else sandbox
-    line = plain(f"{pool.name}: sandbox {said}{where}")
-    click.secho(line, fg="red" if unconfined else None, bold=unconfined)
-
-
-def _row(pool: PoolStatus) -> tuple[object, ...]:
-    running = sum(actor.state == "running" for actor in pool.actors)
-    return (
-        pool.name,
-        f"{pool.state}: {pool.reason}" if pool.reason else pool.state,
-        ", ".join(pool.subjects),
-        f"{running}/{len(pool.actors)}",
-        f"{pool.slots_used}/{pool.slots}",
-        _count(pool.pending),
-        _count(pool.unacked),
-        pool.settled,
-    )
-
-
-def _count(messages: int) -> str:
-    return "?" if messages < 0 else str(messages)
+    show_pools(service)
 
 
 def _age(started: datetime) -> str:

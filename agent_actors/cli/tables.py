@@ -14,8 +14,12 @@ WIDE_ENOUGH = 1_000
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table as wide as the terminal; not on a terminal, as wide as it needs to be."""
     width = None if sys.stdout.isatty() else WIDE_ENOUGH
-    console = Console(highlight=False, width=width)
+    Console(highlight=False, width=width).print(table_of(headings, rows))
+
+
+def table_of(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
+    """Return a table for a terminal."""
     table = Table(*headings, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
-    console.print(table)
+    return table

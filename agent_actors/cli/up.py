@@ -16,6 +16,7 @@ from typing import TypedDict, Unpack
 
 import click
 
+from agent_actors.cli.following import FollowedConfig
 from agent_actors.cli.foreground import (
     ignore_stop_signals,
     say_ready,
@@ -71,7 +72,8 @@ def up(invocation: Invocation, **options: Unpack[Options]) -> None:
     drains and stops it all.
     """
     url = options["vllm_url"]
-    config = invocation.load({"AGENT_ACTORS_VLLM_URLS": url} if url else {})
+    overrides = {"AGENT_ACTORS_VLLM_URLS": url} if url else {}
+    followed = FollowedConfig(invocation.config_file, partial(invocation.load, overrides))
     level = "debug" if invocation.debug else "info" if options["verbose"] else "warning"
     configure_logs("up", level=level)
     say = partial(say_ready, out=sys.stdout, as_json=options["as_json"])
@@ -82,7 +84,7 @@ def up(invocation: Invocation, **options: Unpack[Options]) -> None:
         run_folder("RAY_TMPDIR", keep_after=ServiceUnreachable) as folder,
     ):
         try:
-            _run(config, options, runner, folder, level=level, say=say)
+            _run(followed, options, runner, folder, level=level, say=say)
         except ServiceUnreachable as error:
             raise ServiceUnreachable(f"{error}. Logs are kept in {folder}.") from error
 
@@ -94,7 +96,7 @@ def default_data_dir(environ: Mapping[str, str]) -> Path:
 
 
 def _run(
-    config: Config,
+    followed: FollowedConfig,
     options: Options,
     runner: asyncio.Runner,
     folder: Path,
@@ -103,18 +105,21 @@ def _run(
     say: Callable[..., None],
 ) -> None:
     """Run the service with all its parts, until a signal."""
+    config = followed.load()
     data_dir = options["data_dir"] or default_data_dir(os.environ)
     parts = LocalParts(config, data_dir=data_dir, run_dir=folder, port=options["port"])
     try:
         runner.run(parts.start())
         with _ray(config, folder, verbose=options["verbose"], level=level) as run_service:
             located = runner.run(parts.ready())
+            followed.located = parts.located
             runner.run(prepare_streams(located))
             run_service(
                 located,
                 runner,
                 say_ready=partial(say, located, simulated=not config.vllm.urls, logs=str(folder)),
                 watch_also=parts.watch,
+                followed=followed,
                 ready_within_s=READY_WITHIN_S,
             )
     finally:

@@ -35,6 +35,7 @@ class LocalParts:
         self._port = port
         self._nats = None if config.nats.url else LocalNats(data_dir / "nats", port=port)
         self._model = None if config.vllm.urls else LocalModel(run_dir)
+        self._model_url = ""
 
     async def start(self) -> None:
         """Start both; NATS is ready on return, the model server soon after.
@@ -54,12 +55,16 @@ class LocalParts:
 
     async def ready(self) -> Config:
         """Return the configuration with where they are. Raises ServiceUnreachable."""
-        config = self._config
+        if self._model:
+            self._model_url = await self._model.ready()
+        return self.located(self._config)
+
+    def located(self, config: Config) -> Config:
+        """Return a configuration with where those are that it does not name."""
         if self._nats:
             config = replace(config, nats=replace(config.nats, url=self._nats.url))
-        if self._model:
-            url = await self._model.ready()
-            config = replace(config, vllm=replace(config.vllm, urls=(url,)))
+        if self._model_url:
+            config = replace(config, vllm=replace(config.vllm, urls=(self._model_url,)))
         return config
 
     async def watch(self) -> None:

@@ -1,15 +1,15 @@
 """Two supervisors at once, as in an upgrade or a split brain: still one result each."""
 
 import asyncio
-from functools import partial
 
 import pytest
 import ray
 from support.nats import NatsServer
+from support.rival import build_rival
 from support.service import RunningService, running_service
 
-from agent_actors.adapters.ray_runtime import RemoteSupervisor, build_supervisor
-from agent_actors.assembly import build_agent_actor, end_process
+from agent_actors.adapters.ray_runtime import RemoteSupervisor
+from agent_actors.assembly import end_process
 from agent_actors.local.model_server.serving import running_model_server
 from agent_actors.local.model_server.settings import Behaviour, Latency, ModelServerSettings
 
@@ -35,8 +35,9 @@ async def test_two_supervisors_of_the_same_actors_hand_out_each_task_once(nats_s
         running_model_server(SLOW) as model,
         running_service(nats_server, model.url, actors=2, slots=4) as running,
     ):
-        build = partial(build_supervisor, build_agent_actor)
-        rival = RemoteSupervisor.remote(running.config, "rival", build, end_process, end_process)
+        rival = RemoteSupervisor.remote(
+            running.config, "rival", build_rival, end_process, end_process
+        )
         try:
             await rival.ready.remote()
             await assert_each_task_has_one_result(running)

@@ -11,6 +11,7 @@ from agent_actors.cli.foreground import until_signalled
 from agent_actors.config import Config
 from agent_actors.contract import ActorStatus, PoolStatus, ServiceStatus, utc_now
 from agent_actors.errors import ServiceUnreachable
+from agent_actors.supervisor import Ending
 
 STARTING = ActorStatus(agent_id="default-1", state="starting", slots=0, slots_used=0)
 POOL = PoolStatus(
@@ -30,7 +31,7 @@ class ScriptedService:
         self.stopping: list[Outcome] = []
         self.stops: list[float | None] = []
         self.kills = 0
-        self.is_drained = False
+        self.ending: Ending | None = None
 
     def wait_ready(self, timeout_s: float) -> None:
         _play(self.ready)
@@ -46,9 +47,10 @@ class ScriptedService:
     def kill(self) -> None:
         self.kills += 1
 
-    async def drained(self) -> None:
-        if not self.is_drained:
+    async def ended(self) -> Ending:
+        if not self.ending:
             await asyncio.Event().wait()
+        return self.ending
 
 
 def _play(script: list[Outcome]) -> None:
@@ -85,7 +87,7 @@ class Stage:
             _play([watched])
             await asyncio.Event().wait()
 
-        self._patch.setattr(running, "start_service", lambda _: service)
+        self._patch.setattr(running, "start_service", lambda _, **__: service)
         with asyncio.Runner() as runner:
             running.run_service(
                 Config(),
@@ -141,7 +143,7 @@ def test_a_third_signal_kills_and_a_fourth_changes_nothing(stage: Stage):
 
 def test_it_ends_in_good_order_when_somebody_else_has_drained_the_service(stage: Stage):
     service = ScriptedService()
-    service.is_drained = True
+    service.ending = "drained"
     stage.run(service)
     assert stage.said == [STATUS]
     assert (service.stops, service.kills) == ([], 1)

@@ -266,6 +266,9 @@ TaskEvent: task_id! kind! time! agent_id="" attempt=0 detail={}
 ResultRequest: task_id!
 DrainRequest: cluster! only_ask=false grace_s=null
 DrainReply: cluster! draining! running!
+ScaleRequest: cluster! pool! actors=null
+ScaleReply: cluster! pool! wanted! before! sized_by!
+ConfigReply: cluster! config! trouble=""
 CancelRequest: task_id!
 CancelReply: task_id! state!
 TaskStatus: task_id! state! attempt=0 agent_id="" result=null

@@ -1,183 +1,20 @@
 """A pool's supervisor without Ray and NATS: pulling, handing out, and what dies with an actor."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
 
-import msgspec
 import pytest
-from support.fakes import MemoryLedger, Queue, Wire, delivery, noon
+from support.fakes import Queue, delivery, noon
+from support.scripted_pool import MAX_PAYLOAD_BYTES, Setting
 from support.until import until
 
 from agent_actors import supervisor as supervisor_module
-from agent_actors.config import Config, PoolConfig
-from agent_actors.contract import DrainReply, DrainRequest, encode
+from agent_actors.contract import DrainReply
 from agent_actors.errors import ActorLost, AgentActorsError, InvalidTask, StreamMissing
 from agent_actors.leases import Lease, Leases
 from agent_actors.ledger import Claim, TaskRecord
-from agent_actors.pool import Endpoint, SupervisorParts
 from agent_actors.ports import ActorReport, Backlog, Delivery, Stored
 from agent_actors.reading import read
-from agent_actors.supervisor import Supervisor
-
-MAX_PAYLOAD_BYTES = 1024 * 1024
-
-
-class Source:
-    """A consumer: counts what is asked for; the test delivers."""
-
-    trouble = ""
-
-    def __init__(self, receive: Callable[[Delivery], None]) -> None:
-        self._receive = receive
-        self.outstanding = 0
-        self.most = 0
-        self.asked = asyncio.Event()
-        self.withdrawn = asyncio.Event()
-        self.closed = False
-
-    async def pull(self, count: int) -> None:
-        self.outstanding += count
-        self.most = max(self.most, self.outstanding)
-        self.asked.set()
-
-    def withdraw(self) -> None:
-        self.outstanding = 0
-        self.withdrawn.set()
-
-    def deliver(self, *deliveries: Delivery) -> None:
-        for each in deliveries:
-            self.outstanding -= 1
-            self._receive(each)
-
-    async def backlog(self) -> Backlog:
-        return Backlog(pending=7, unacked=1)
-
-    async def close(self) -> None:
-        self.closed = True
-
-
-class Actor:
-    """An actor's handle: holds what it is given until the test settles it or kills it."""
-
-    def __init__(self, slots: int, free_bytes: int) -> None:
-        self.slots = slots
-        self.free_bytes = free_bytes
-        self.life = 1
-        self.version = 0
-        self.held: list[Delivery] = []
-        self.got: asyncio.Queue[list[Delivery]] = asyncio.Queue()
-        self.news: asyncio.Queue[list[str] | ActorLost] = asyncio.Queue()
-        self.stopped_with: float | None = None
-        self.may_stop = asyncio.Event()
-        self.may_stop.set()
-        self.model_away = False
-        self.alone = False
-
-    def report(self, **news: Any) -> ActorReport:
-        self.version += 1
-        return ActorReport(
-            incarnation=str(self.life),
-            pid=1,
-            version=self.version,
-            slots=self.slots,
-            free=self.slots - len(self.held),
-            free_bytes=self.free_bytes,
-            model_away=self.model_away,
-            alone=self.alone,
-            **news,
-        )
-
-    async def hello(self, supervisor_id: str) -> ActorReport:
-        return self.report(held=list(self.held), sandbox="bwrap")
-
-    async def submit(
-        self, supervisor_id: str, batch: Sequence[Delivery], *, alone: bool = False
-    ) -> ActorReport:
-        self.alone = alone
-        self.held.extend(batch)
-        self.got.put_nowait(list(batch))
-        return self.report()
-
-    async def completions(self, supervisor_id: str) -> ActorReport:
-        news = await self.news.get()
-        if isinstance(news, ActorLost):
-            raise news
-        return self.report(finished=news)
-
-    async def kill(self) -> None: ...
-
-    async def stop(self, grace_s: float) -> None:
-        self.stopped_with = grace_s
-        if grace_s == 0:
-            self.may_stop.set()
-        await self.may_stop.wait()
-
-    def settle(self, *deliveries: Delivery) -> None:
-        self.held = [each for each in self.held if each not in deliveries]
-        self.news.put_nowait([each.id for each in deliveries])
-
-    def say_model_is(self, *, away: bool) -> None:
-        self.model_away = away
-        self.news.put_nowait([])
-
-    def die(self) -> None:
-        self.life += 1
-        self.held.clear()
-        self.alone = False
-        self.news.put_nowait(ActorLost("killed"))
-
-
-class Setting:
-    def __init__(
-        self, actors: int = 1, slots: int = 2, free_bytes: int = 64 * MAX_PAYLOAD_BYTES
-    ) -> None:
-        self.actors = {f"dev-{number}": Actor(slots, free_bytes) for number in range(actors)}
-        self.wire = Wire()
-        self.ledger = MemoryLedger()
-        self.opened = asyncio.Event()
-        self.crashed = asyncio.Event()
-        self.told_cancelled: list[str] = []
-        pool = PoolConfig(actors=actors, slots=slots, stop_grace_s=3, ack_wait_s=1.0)
-        config = Config(pools={"dev": pool})
-        self.drained = asyncio.Event()
-        self.supervisor = Supervisor(
-            config, "s", self.build, on_crash=self.crashed.set, on_drained=self.drained.set
-        )
-
-    async def build(self, _: Config) -> SupervisorParts:
-        return SupervisorParts(
-            leases=Leases(self.ledger, Queue(), noon),
-            store=self.ledger,
-            max_payload_bytes=MAX_PAYLOAD_BYTES,
-            acks=self.wire,
-            runtime=self,
-            open_source=self.open_source,
-            serve_control=self.serve_control,
-            tell_cancelled=self.tell_cancelled,
-            close=self.wire.close,
-        )
-
-    async def tell_cancelled(self, key: str) -> None:
-        self.told_cancelled.append(key)
-
-    async def start(self, pool_name: str, agent_id: str) -> Actor:
-        return self.actors[agent_id]
-
-    async def open_source(
-        self, name: str, receive: Callable[[Delivery], None], idle: Callable[[], None]
-    ) -> Source:
-        self.source = Source(receive)
-        self.opened.set()
-        return self.source
-
-    async def serve_control(self, endpoints: Mapping[str, Endpoint]) -> None:
-        self.endpoints = endpoints
-
-    async def ask_to_drain(self, **wanted: Any) -> DrainReply | None:
-        request = DrainRequest(**{"cluster": "agent-actors", **wanted})
-        answer = await self.endpoints["drain"](encode(request))
-        return None if answer is None else msgspec.json.decode(answer, type=DrainReply)
 
 
 @pytest.fixture
@@ -442,7 +279,7 @@ async def test_a_drain_asked_for_over_nats_ends_the_process_once_it_is_done(
     await setting.source.asked.wait()
     setting.source.deliver(delivery())
     await actor.got.get()
-    drained = asyncio.create_task(setting.supervisor.drained())
+    ended = asyncio.create_task(setting.supervisor.ended())
     assert await setting.ask_to_drain(cluster="another") is None
     first = await setting.ask_to_drain(only_ask=True)
     assert first == DrainReply(cluster="agent-actors", draining=False, running=1)
@@ -451,10 +288,10 @@ async def test_a_drain_asked_for_over_nats_ends_the_process_once_it_is_done(
     await until(lambda: actor.stopped_with == 60)
     (pool,) = (await setting.supervisor.status()).pools
     assert pool.state == "draining"
-    assert not drained.done()
+    assert not ended.done()
     await setting.ask_to_drain(grace_s=0.0)
-    await asyncio.wait_for(setting.drained.wait(), 5)
-    await drained
+    await asyncio.wait_for(setting.ended.wait(), 5)
+    assert await ended == "drained"
     assert setting.source.closed
 
 

@@ -8,9 +8,7 @@ consumer's own metadata, so that whoever goes on with this knows of it.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
 
-import msgspec
 import structlog
 from msgspec import Struct
 
@@ -37,8 +35,8 @@ from agent_actors.errors import AgentActorsError, PermissionDenied
 log = structlog.get_logger()
 
 GIVEN_UP = "agent-actors.given-up"
-# The filter of a consumer that has given up everything: nobody can publish a role like it.
-NOTHING = TASK_SUBJECTS.replace(">", "-.given-up")
+# Before its name, the filter of a consumer that has given up everything: no task's subject.
+NOTHING = TASK_SUBJECTS.replace(">", "-.nothing-for.")
 
 
 class Step(Struct, frozen=True, kw_only=True):
@@ -140,9 +138,7 @@ class _Planning:
         self._wanted = wanted
         self._busy = busy
         self._filters = {name: filter_of(info["config"]) for name, info in found.items()}
-        self._given_up = {
-            name: _given_up(info) for name, info in found.items() if until.get(name)
-        }
+        self._given_up = {name: _given_up(info) for name, info in found.items() if until.get(name)}
         self._narrowed: set[str] = set()
         self.waiting: dict[str, str] = {}
 
@@ -150,16 +146,18 @@ class _Planning:
         """Yield the steps by which consumers give up subjects."""
         for name, config in self._wanted.items():
             lost = uncovered(self._filters.get(name, ()), config["filter_subjects"])
-            if not lost or lost == [NOTHING]:
+            if not lost or lost == [NOTHING + name]:
                 continue
             now = self._filters[name]
             kept = [p for p in config["filter_subjects"] if any(covers(own, p) for own in now)]
             lost += self._given_up.get(name, [])
             self._narrowed.add(name)
-            self._filters[name] = kept or [NOTHING]
+            self._filters[name] = kept or [NOTHING + name]
             self._given_up[name] = lost
-            narrow = {"filter_subjects": self._filters[name], "metadata": {GIVEN_UP: " ".join(lost)}}
-            yield _update(name, with_filter(self._found[name]["config"]) | narrow)
+            before = with_filter(self._found[name]["config"])
+            metadata = _metadata(before) | {GIVEN_UP: " ".join(lost)}
+            narrow = {"filter_subjects": self._filters[name], "metadata": metadata}
+            yield _update(name, before | narrow)
 
     def removed(self) -> Iterator[Step]:
         """Yield the steps that remove consumers of former pools whose subjects others take."""
@@ -181,7 +179,7 @@ class _Planning:
 
     def _updated(self, name: str) -> Iterator[Step]:
         now = with_filter(self._found[name]["config"])
-        metadata: dict[str, str] = dict(now.get("metadata") or {})
+        metadata = _metadata(now)
         is_answered = GIVEN_UP in metadata and name not in self._given_up
         if is_answered:
             del metadata[GIVEN_UP]
@@ -205,8 +203,11 @@ class _Planning:
 
 
 def _given_up(info: Json) -> list[str]:
-    metadata: dict[str, Any] = info["config"].get("metadata") or {}
-    return str(metadata.get(GIVEN_UP, "")).split()
+    return _metadata(info["config"]).get(GIVEN_UP, "").split()
+
+
+def _metadata(config: Json) -> dict[str, str]:
+    return dict(config.get("metadata") or {})
 
 
 def _overlaps(ours: Sequence[str], theirs: Sequence[str]) -> bool:

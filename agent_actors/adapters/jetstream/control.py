@@ -11,12 +11,12 @@ from nats.micro.service import Service
 from agent_actors import __version__
 from agent_actors.adapters.jetstream.connection import Connection
 from agent_actors.contract import CONTROL_GROUP, CONTROL_SERVICE
-from agent_actors.errors import AgentActorsError, InvalidTask
+from agent_actors.errors import AgentActorsError, InvalidTask, RequestRefused
 
 BAD_REQUEST, UNAVAILABLE = "400", "503"
 
 # Their requests name whom they mean: every service hears them, and that one answers.
-ADDRESSED = frozenset({"drain"})
+ADDRESSED = frozenset({"drain", "scale"})
 
 Endpoint = Callable[[bytes], Awaitable[bytes | None]]
 
@@ -52,7 +52,7 @@ def _handler(endpoint: Endpoint) -> Callable[[Request], Awaitable[None]]:
     async def handle(request: Request) -> None:
         try:
             answer = await endpoint(request.data)
-        except (InvalidTask, msgspec.DecodeError) as error:
+        except (InvalidTask, RequestRefused, msgspec.DecodeError) as error:
             await request.respond_error(BAD_REQUEST, str(error))
         except AgentActorsError as error:
             await request.respond_error(UNAVAILABLE, str(error))

@@ -77,23 +77,32 @@ class _Plan:
 
 
 async def provision(
-    connection: Connection, config: Config, *, dry_run: bool = False, prune: bool = False
+    connection: Connection,
+    config: Config,
+    *,
+    dry_run: bool = False,
+    prune: bool = False,
+    consumers: bool = True,
 ) -> list[Change]:
     """Create or update streams, buckets and consumers; return each with what was done to it.
 
-    `prune` deletes consumers of pools that are gone, when nothing of theirs is unacked; their
-    messages stay. Raises ProvisionRefused, before anything is done, when messages would be
-    lost or handed out twice; ApiError when JetStream does not take a setting; PermissionDenied.
+    Without `consumers` those are left to the service, which moves subjects from one to another
+    while it runs (`arranging`). `prune` deletes consumers of pools that are gone, when nothing of
+    theirs is unacked; their messages stay. Raises ProvisionRefused, before anything is done, when
+    messages would be lost or handed out twice; ApiError when JetStream does not take a setting;
+    PermissionDenied.
     """
     plan = _Plan()
     for wanted in wanted_streams(config):
         _plan_stream(plan, wanted, await _find_stream(connection, wanted))
-    _plan_consumers(plan, wanted_consumers(config), await _find_consumers(connection), prune=prune)
+    if consumers:
+        found = await find_consumers(connection)
+        _plan_consumers(plan, wanted_consumers(config), found, prune=prune)
     if plan.refusals:
         raise ProvisionRefused("\n".join(plan.refusals))
     for step in plan.steps:
         if step.request and not dry_run:
-            await _ask(connection, step.request, step.payload)
+            await ask(connection, step.request, step.payload)
     return [step.change for step in plan.steps]
 
 
@@ -107,6 +116,18 @@ async def check(connection: Connection, config: Config) -> None:
         trouble += await _consumer_trouble(connection, name, wanted)
     if trouble:
         raise StreamMissing(f"{'; '.join(trouble)}: run `agent-actors provision`")
+
+
+async def tasks_by_subject(connection: Connection) -> dict[str, int] | None:
+    """Return how many tasks wait on each subject; None where that may not be asked.
+
+    Raises PublishFailed without an answer, StreamMissing.
+    """
+    try:
+        info = await connection.api(f"STREAM.INFO.{TASK_STREAM}", b'{"subjects_filter": ">"}')
+    except PermissionDenied:
+        return None
+    return info["state"].get("subjects") or {}
 
 
 def _plan_stream(plan: _Plan, wanted: WantedStream, found: FoundStream | None) -> None:
@@ -178,8 +199,8 @@ def _plan_orphan(
 def _consumer_step(plan: _Plan, name: str, info: Json | None, wanted: Json) -> _Step:
     if info is None:
         change = Change(kind="consumer", name=name, action="created")
-        return _Step(change=change, **_make_consumer(name, wanted, CREATE_OR_UPDATE))
-    now = _with_filter(info["config"])
+        return _Step(change=change, **consumer_request(name, wanted, CREATE_OR_UPDATE))
+    now = with_filter(info["config"])
     lost = uncovered(filter_of(now), filter_of(wanted))
     unacked: int = info["num_ack_pending"]
     if lost and unacked:
@@ -192,7 +213,7 @@ def _consumer_step(plan: _Plan, name: str, info: Json | None, wanted: Json) -> _
     if not changes:
         return _Step(change=Change(kind="consumer", name=name, action="unchanged"))
     change = Change(kind="consumer", name=name, action="updated", details=changes)
-    return _Step(change=change, **_make_consumer(name, now | wanted, "update"))
+    return _Step(change=change, **consumer_request(name, now | wanted, "update"))
 
 
 def _gives_up(info: Json | None, wanted: Mapping[str, Json], step: _Step) -> bool:
@@ -201,14 +222,15 @@ def _gives_up(info: Json | None, wanted: Mapping[str, Json], step: _Step) -> boo
     return bool(uncovered(filter_of(info["config"]), filter_of(wanted[step.change.name])))
 
 
-def _with_filter(config: Json) -> Json:
+def with_filter(config: Json) -> Json:
     """Return the consumer's configuration with its subjects in the one place where we look."""
     return {key: value for key, value in config.items() if key != "filter_subject"} | {
         "filter_subjects": filter_of(config)
     }
 
 
-def _make_consumer(name: str, config: Json, action: str) -> dict[str, Any]:
+def consumer_request(name: str, config: Json, action: str) -> dict[str, Any]:
+    """Return the request, and its payload, that makes a consumer or brings it up to date."""
     body = {"stream_name": TASK_STREAM, "config": config, "action": action}
     return {
         "request": f"CONSUMER.CREATE.{TASK_STREAM}.{name}",
@@ -216,7 +238,7 @@ def _make_consumer(name: str, config: Json, action: str) -> dict[str, Any]:
     }
 
 
-async def _ask(connection: Connection, request: str, payload: bytes = b"") -> Json:
+async def ask(connection: Connection, request: str, payload: bytes = b"") -> Json:
     """Ask JetStream, again for a while if it is not ready yet. Raises ServiceUnreachable."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + ALL_ANSWERS_TIMEOUT_S
@@ -235,10 +257,10 @@ async def _ask(connection: Connection, request: str, payload: bytes = b"") -> Js
 async def _find_stream(connection: Connection, wanted: WantedStream) -> FoundStream | None:
     request = f"STREAM.INFO.{wanted.stream}"
     try:
-        info = await _ask(connection, request)
+        info = await ask(connection, request)
         counts: dict[str, int] = {}
         if uncovered(info["config"]["subjects"], wanted.config["subjects"]):
-            counted = await _ask(connection, request, b'{"subjects_filter": ">"}')
+            counted = await ask(connection, request, b'{"subjects_filter": ">"}')
             counts = counted["state"].get("subjects") or {}
     except StreamMissing:
         return None
@@ -253,13 +275,17 @@ async def _find_stream(connection: Connection, wanted: WantedStream) -> FoundStr
     )
 
 
-async def _find_consumers(connection: Connection) -> dict[str, Json]:
+async def find_consumers(connection: Connection) -> dict[str, Json]:
+    """Return the consumers of the stream of tasks, as JetStream tells of them, by name.
+
+    Raises PermissionDenied, PublishFailed, ServiceUnreachable.
+    """
     found: dict[str, Json] = {}
     total = 1
     while len(found) < total:
         request = msgspec.json.encode({"offset": len(found)})
         try:
-            page = await _ask(connection, f"CONSUMER.LIST.{TASK_STREAM}", request)
+            page = await ask(connection, f"CONSUMER.LIST.{TASK_STREAM}", request)
         except StreamMissing:
             return {}
         total = page["total"] if page["consumers"] else 0
@@ -271,7 +297,7 @@ async def _missing_streams(connection: Connection, config: Config) -> list[str]:
     missing: list[str] = []
     for wanted in wanted_streams(config):
         try:
-            await _ask(connection, f"STREAM.INFO.{wanted.stream}")
+            await ask(connection, f"STREAM.INFO.{wanted.stream}")
         except StreamMissing:
             missing.append(f"{wanted.kind} {wanted.name} is missing")
         except PermissionDenied:
@@ -281,8 +307,8 @@ async def _missing_streams(connection: Connection, config: Config) -> list[str]:
 
 async def _consumer_trouble(connection: Connection, name: str, wanted: Json) -> list[str]:
     try:
-        info = await _ask(connection, f"CONSUMER.INFO.{TASK_STREAM}.{name}")
+        info = await ask(connection, f"CONSUMER.INFO.{TASK_STREAM}.{name}")
     except StreamMissing:
         return [f"consumer {name} of {TASK_STREAM} is missing"]
-    changes = differences(_with_filter(info["config"]), wanted)
+    changes = differences(with_filter(info["config"]), wanted)
     return [f"consumer {name} has another {change}" for change in changes]

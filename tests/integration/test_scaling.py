@@ -1,0 +1,136 @@
+"""Pools that change while they work: by command, by their configuration's file, by their load."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from support.nats import NatsServer
+from support.processes import kill_one
+from support.serving import Serving, serving, settings_for
+from support.until import until
+
+from agent_actors.contract import AgentResult, AgentTask
+from agent_actors.errors import RequestRefused
+from agent_actors.local.model_server.serving import RunningModelServer, running_model_server
+from agent_actors.local.model_server.settings import Behaviour, Latency, ModelServerSettings
+
+pytestmark = [pytest.mark.ray, pytest.mark.nats, pytest.mark.usefixtures("local_ray")]
+
+MODEL = ModelServerSettings(behaviour=Behaviour(latency=Latency(first_token_ms=400, spread=0.5)))
+# Longer than a test may take: what is disturbed comes back too late, or by a nak at once.
+POOL = {"slots": 4, "ack_wait_s": 100, "resources": {"num_cpus": 0.01}}
+RATE = 20.0
+
+
+class SteadyLoad:
+    """Tasks at a steady rate; `finish` returns how all of them have ended."""
+
+    def __init__(self, service: Serving, role: str = "dev") -> None:
+        self._service = service
+        self._role = role
+        self._tasks: list[str] = []
+        self._numbers = itertools.count()
+        self._publishing = asyncio.create_task(self._publish())
+
+    async def _publish(self) -> None:
+        while True:
+            task_id = f"{self._role}-{next(self._numbers)}"
+            task = AgentTask(task_id=task_id, task_description="do it", role=self._role)
+            await self._service.client.submit(task)
+            self._tasks.append(task_id)
+            await asyncio.sleep(1 / RATE)
+
+    async def finish(self) -> list[AgentResult]:
+        """Publish no more, and return the one result of each task."""
+        self._publishing.cancel()
+        await asyncio.wait([self._publishing])
+        client = self._service.client
+        return [await client.result(task_id, timeout_s=60) for task_id in self._tasks]
+
+
+def assert_undisturbed(results: list[AgentResult]) -> None:
+    assert results
+    assert {(each.status, each.attempt) for each in results} == {("completed", 1)}
+
+
+@pytest.fixture
+async def model() -> AsyncIterator[RunningModelServer]:
+    async with running_model_server(MODEL) as server:
+        yield server
+
+
+async def test_a_pool_is_scaled_by_command_while_it_works_and_keeps_its_size(
+    nats_server: NatsServer, model: RunningModelServer, tmp_path: Path
+):
+    settings = settings_for(nats_server, model.url, {"default": {**POOL, "actors": 1}})
+    async with serving(tmp_path, settings, nats_server.url) as service:
+        load = SteadyLoad(service)
+        code, said = await service.command("scale", "default", "4")
+        assert (code, said) == (0, "default: 1 -> 4 actors\n")
+        await service.until_sized(4)
+        code, said = await service.command("scale", "default", "2")
+        assert (code, said) == (0, "default: 4 -> 2 actors\n")
+        assert (await service.until_sized(2)).sized_by == "hand"
+        assert_undisturbed(await load.finish())
+
+        kill_one("ray::Supervisor")
+        assert (await service.until_sized(2)).sized_by == "hand"
+        reply = await service.client.scale(service.cluster, "default", None)
+        assert (reply.wanted, reply.sized_by) == (1, "configuration")
+        await service.until_sized(1)
+        with pytest.raises(RequestRefused, match="there is no pool 'other'; there is default"):
+            await service.client.scale(service.cluster, "other", 3)
+
+
+async def test_an_edited_file_is_taken_over_while_tasks_run(
+    nats_server: NatsServer, model: RunningModelServer, tmp_path: Path
+):
+    settings = settings_for(nats_server, model.url, {"default": {**POOL, "actors": 1}})
+    async with serving(tmp_path, settings, nats_server.url) as service:
+        load = SteadyLoad(service)
+        service.edit(pools={"default": {**POOL, "actors": 3, "temperature": 0.1}})
+        pool = await service.until_sized(3)
+        assert pool.sized_by == "configuration"
+        results = await load.finish()
+        assert_undisturbed(results)
+        temperatures = [each.proposal.temperature for each in results if each.proposal]
+        assert (temperatures[0], temperatures[-1]) == (0.7, 0.1)
+
+        service.write("pools: {default: {actors: -1}}")
+        await until(lambda: trouble_is(service, "the edited configuration is wrong"))
+        assert (await service.pool()).wanted == 3
+        streams = {"replicas": nats_server.replicas, "duplicate_window_s": 60}
+        ray = {**service.settings["ray"], "supervisor": {"num_cpus": 0.2}}
+        service.edit(streams=streams, ray=ray)
+        await until(lambda: trouble_is(service, "ray.supervisor.num_cpus: restart the service"))
+        assert "provision" in (await service.status()).trouble
+
+
+async def trouble_is(service: Serving, words: str) -> bool:
+    return words in (await service.status()).trouble
+
+
+async def test_pools_come_and_go_and_take_their_subjects_along(
+    nats_server: NatsServer, model: RunningModelServer, tmp_path: Path
+):
+    one = {**POOL, "actors": 1, "subjects": ["agent.tasks.dev", "agent.tasks.qa"]}
+    settings = settings_for(nats_server, model.url, {"one": one})
+    async with serving(tmp_path, settings, nats_server.url) as service:
+        loads = [SteadyLoad(service, role) for role in ("dev", "qa")]
+        two = {**POOL, "actors": 1, "subjects": ["agent.tasks.qa"]}
+        service.edit(pools={"one": {**one, "subjects": ["agent.tasks.dev"]}, "two": two})
+        await service.until_sized(1, "two")
+        await until(lambda: served_by(service, "two"))
+        service.edit(pools={"all": {**POOL, "actors": 2}})
+        await service.until_sized(2, "all")
+        await until(lambda: served_by(service, "all"))
+        for load in loads:
+            assert_undisturbed(await load.finish())
+        assert [pool.name for pool in (await service.status()).pools] == ["all"]
+
+
+async def served_by(service: Serving, name: str) -> bool:
+    pool = await service.pool(name)
+    return pool.state == "running" and not pool.reason and pool.settled > 0

@@ -1,0 +1,135 @@
+"""`agent-actors serve` as a process, with a configuration file that a test edits."""
+
+import asyncio
+import json
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import ray
+import yaml
+from support.nats import NatsServer
+from support.until import until
+
+from agent_actors.client import AgentClient
+from agent_actors.contract import PoolStatus, ServiceStatus
+from agent_actors.errors import PublishFailed, ServiceUnreachable
+
+
+class Serving:
+    """A `serve` that is ready, its configuration file, and a client."""
+
+    def __init__(self, file: Path, settings: dict[str, Any], client: AgentClient) -> None:
+        self.file = file
+        self.settings = settings
+        self.client = client
+        self.process: Process
+        self.log: list[str] = []
+
+    @property
+    def cluster(self) -> str:
+        return self.settings["ray"]["namespace"]
+
+    def edit(self, **sections: Any) -> None:
+        """Write the file anew, with some sections in place of those before."""
+        self.settings |= sections
+        self.write(yaml.safe_dump(self.settings))
+
+    def write(self, text: str) -> None:
+        """Put other contents in the file's place, as an editor does."""
+        new = self.file.with_suffix(".new")
+        new.write_text(text)
+        new.replace(self.file)
+
+    async def status(self) -> ServiceStatus:
+        return await self.client.service_status()
+
+    async def pool(self, name: str = "default") -> PoolStatus:
+        return next(pool for pool in (await self.status()).pools if pool.name == name)
+
+    async def until_sized(self, count: int, name: str = "default", **until_s: float) -> PoolStatus:
+        """Return the pool once it has so many actors, and all of them work and are up to date."""
+
+        async def sized() -> bool:
+            try:
+                status = await self.status()
+            except (PublishFailed, ServiceUnreachable):  # its supervisor is being replaced
+                return False
+            pools = [pool for pool in status.pools if pool.name == name]
+            return bool(pools) and _is_settled(pools[0], count)
+
+        await until(sized, **until_s)
+        return await self.pool(name)
+
+    async def command(self, *args: str) -> tuple[int, str]:
+        """Run a command of the command line with this configuration; return its code and words."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "agent_actors", *args, "--config", str(self.file)),
+            stdout=PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        out, _ = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, out.decode()
+
+
+def _is_settled(pool: PoolStatus, count: int) -> bool:
+    working = [actor for actor in pool.actors if actor.state == "running" and not actor.outdated]
+    return len(working) == len(pool.actors) == pool.wanted == count
+
+
+def settings_for(
+    server: NatsServer, model_url: str, pools: Mapping[str, Any], **more: Any
+) -> dict[str, Any]:
+    """Return a configuration for a service of this test's own."""
+    return {
+        "nats": {"url": server.url},
+        "vllm": {"urls": [model_url], "retry_base_s": 0.02, "probe_interval_s": 0.1},
+        "streams": {"replicas": server.replicas},
+        "ray": {
+            "address": ray.get_runtime_context().gcs_address,
+            "namespace": f"serve-{uuid4().hex[:8]}",
+        },
+        "pools": dict(pools),
+        **more,
+    }
+
+
+@asynccontextmanager
+async def serving(
+    folder: Path, settings: dict[str, Any], url: str, env: Mapping[str, str] | None = None
+) -> AsyncIterator[Serving]:
+    """Run `serve` until the block ends, and its service with it."""
+    file = folder / "agent-actors.yaml"
+    async with AgentClient.connect(url) as client:
+        service = Serving(file, settings, client)
+        service.edit()
+        service.process = await start_serve(service.file, env)
+        try:
+            yield service
+        finally:
+            if service.process.returncode is None:
+                service.process.terminate()
+            await service.command("drain", "--timeout", "0")
+            await service.process.communicate()
+
+
+async def start_serve(file: Path, env: Mapping[str, str] | None = None) -> Process:
+    """Return a `serve` that has said that it is ready."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "agent_actors", "serve", "--json", "--config", str(file)),
+        env={**os.environ, **(env or {})},
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    line = await process.stdout.readline()
+    assert line, (await process.stderr.read()).decode()
+    json.loads(line)
+    return process
