@@ -8,7 +8,6 @@ import click
 from agent_actors import __version__
 from agent_actors.cli.invocation import Invocation, json_option, shared_options
 from agent_actors.cli.printing import print_json
-from agent_actors.cli.tables import print_table
 from agent_actors.config_diff import tree_changes
 from agent_actors.config_file import effective, to_yaml
 from agent_actors.config_keys import reference
@@ -78,8 +77,9 @@ def diff(invocation: Invocation, *, as_json: bool) -> None:
     Of each key that differs it tells the running value, the one here, and what the change takes.
     Secrets are compared only by whether there is one.
     """
-    # Whoever does not ask a service need not wait for its client.
+    # Whoever does not ask a service need not wait for what that takes.
     from agent_actors.cli.session import with_client  # noqa: PLC0415
+    from agent_actors.cli.tables import print_table  # noqa: PLC0415
     from agent_actors.client import AgentClient  # noqa: PLC0415
 
     running = with_client(invocation, AgentClient.running_config)
