@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from nats.errors import Error
 from structlog.testing import capture_logs
 from support.nats import NatsServer, running_nats
@@ -328,8 +329,10 @@ async def test_an_acked_message_leaves_the_queue(
 
 
 async def test_a_nakd_message_comes_again_at_once_or_after_its_delay(
-    link: Connection, consumer: PullConsumer, received: Received
+    config: Config, link: Connection, consumer: PullConsumer, received: Received
 ):
+    """With an `ack_wait` of a minute, so that nothing else brings it back."""
+    await provision(link, replace(config, pools={"default": PoolConfig(ack_wait_s=60)}))
     await publish(link, "one")
     await consumer.pull(1)
     acks = JetStreamAcks(link)
