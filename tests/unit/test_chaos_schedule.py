@@ -1,11 +1,14 @@
 """What chaos does follows from its seed."""
 
+import re
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 
 import msgspec
 import pytest
+from chaos.faults import FAULTS
 from chaos.load import KINDS, Planned, description, model_script, plan_load, task_id_in
 from chaos.schedule import CALM_S, FaultKind, schedule
 
@@ -17,6 +20,7 @@ KINDS_OF_FAULTS = [
     FaultKind(name="freeze", lane="processes", shortest_s=1, longest_s=5),
     FaultKind(name="slow", lane="nats", shortest_s=1, longest_s=5),
 ]
+CI = Path(__file__).parents[2] / ".ci" / "run"
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 MAX_BYTES = 983_040
 
@@ -42,6 +46,13 @@ def test_faults_of_a_lane_come_one_after_the_other_and_end_in_time(seed: int):
     for lane in ("processes", "nats"):
         mine = [fault for fault in planned if fault.lane == lane]
         assert all(a.at_s + a.lasts_s <= b.at_s for a, b in pairwise(mine))
+
+
+def test_the_seeds_that_every_change_has_to_pass_have_every_kind_of_fault_between_them():
+    kinds = [known.kind for known in FAULTS.values() if not known.kind.cluster_only]
+    seeds = re.findall(r"scripts/chaos --seed (\d+)$", CI.read_text(), re.MULTILINE)
+    planned = [fault for seed in seeds for fault in schedule(int(seed), 60, kinds)]
+    assert {fault.kind for fault in planned} == {kind.name for kind in kinds}
 
 
 def test_a_heavier_fault_comes_more_often():
