@@ -3,7 +3,7 @@
 import asyncio
 import math
 import os
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import datetime
 from hashlib import blake2b
@@ -120,11 +120,16 @@ async def until_quiet(stage: Stage, patience_s: float) -> bool:
 
     Tells whether it came to that, or nothing was done for `patience_s`.
     """
+    return await until_none_left(lambda: _left(stage), patience_s)
+
+
+async def until_none_left(count: Callable[[], Awaitable[float]], patience_s: float) -> bool:
+    """Count again and again until nothing is left, or the count has not fallen for so long."""
     left = math.inf
     with suppress(TimeoutError):
         while left:
             async with asyncio.timeout(patience_s):
-                while (now_left := await _left(stage)) >= left:  # noqa: ASYNC110 - no event tells
+                while (now_left := await count()) >= left:  # noqa: ASYNC110 - no event tells
                     await asyncio.sleep(POLL_S)
             left = now_left
     return not left

@@ -1,8 +1,11 @@
 """The numbers of `scripts/chaos --report` and `--soak` are what they say."""
 
+import math
+
 import pytest
 from chaos.history import Sample
 from chaos.invariants import MEGABYTE
+from chaos.recording import until_none_left
 from chaos.report import Recovery, percentile
 from chaos.soak import growth
 
@@ -34,3 +37,17 @@ def test_growth_counts_from_when_a_process_is_warm():
 def test_a_process_that_did_not_live_all_the_time_has_no_growth():
     samples = [sample(at_s, 120, pid=8) for at_s in range(600, 1_801, 2)]
     assert growth(samples, warm_up_s=300, end_s=1_800) == []
+
+
+@pytest.mark.parametrize(
+    ("counts", "quiet"),
+    [([9, 7, 7, 4, 5, 3, 0], True), ([0], True), ([9, 7, 7], False), ([math.inf], False)],
+    ids=["it falls, now and then", "nothing was left", "it falls no more", "nobody can tell"],
+)
+async def test_quiet_is_waited_for_as_long_as_there_is_less_to_do(
+    counts: list[float], *, quiet: bool
+):
+    async def count() -> float:
+        return counts.pop(0) if len(counts) > 1 else counts[0]
+
+    assert await until_none_left(count, patience_s=30 if quiet else 0.5) == quiet
