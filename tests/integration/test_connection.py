@@ -10,25 +10,30 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib.util import find_spec, module_from_spec
 from ipaddress import ip_address
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import nkeys
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from nats.aio.msg import Msg
 from structlog.testing import capture_logs
 from support.raw_nats import hpub, pub, send_raw
+from support.until import until
 
 from agent_actors.adapters.jetstream.connection import (
+    STORING_BYTES,
     ApiError,
     Connection,
     NoResponders,
     connect,
 )
+from agent_actors.adapters.jetstream.nats_client import FULL_BYTES, NEWS_BYTES
 from agent_actors.adapters.jetstream.publishing import NATSEvents
 from agent_actors.adapters.jetstream.streams import check, provision
 from agent_actors.config import Config, NatsConfig, TlsConfig
@@ -44,6 +49,9 @@ from agent_actors.errors import (
     StreamMissing,
 )
 from agent_actors.local.nats_server import LocalNats
+from agent_actors.patience import until_answered
+
+BIG_BYTES = 900_000
 
 Serve = Callable[..., Awaitable[LocalNats]]
 Open = Callable[..., Awaitable[Connection]]
@@ -79,7 +87,7 @@ async def open_connection() -> AsyncIterator[Open]:
     async with AsyncExitStack() as stack:
 
         async def start(url: str, on_closed=None, **settings) -> Connection:
-            config = NatsConfig(url=url, connect_timeout_s=1.0, **settings)
+            config = NatsConfig(url=url, **{"connect_timeout_s": 1.0, **settings})
             connection = await connect(config, name="test", on_closed=on_closed)
             stack.push_async_callback(connection.close)
             return connection
@@ -90,6 +98,11 @@ async def open_connection() -> AsyncIterator[Open]:
 async def make_stream(connection: Connection, name: str, *subjects: str) -> None:
     config = {"name": name, "subjects": subjects, "storage": "memory"}
     await connection.api(f"STREAM.CREATE.{name}", json.dumps(config).encode())
+
+
+def an_event(**detail: Any) -> TaskEvent:
+    now = datetime.now(UTC)
+    return TaskEvent(task_id="t", kind="token", time=now, agent_id="a", attempt=1, detail=detail)
 
 
 def with_user(url: str, userinfo: str) -> str:
@@ -585,8 +598,7 @@ async def test_a_message_meets_a_lost_connection_as_a_failure_to_publish(
     monkeypatch.setattr(connection.nc, "publish", reset)
     with pytest.raises(PublishFailed, match="s: Connection lost"):
         await connection.send("s", b"")
-    event = TaskEvent(task_id="t", kind="started", time=datetime.now(UTC), agent_id="a", attempt=1)
-    await NATSEvents(connection).emit(event)
+    await NATSEvents(connection).emit(an_event())
 
 
 async def test_closing_is_not_reported_as_a_loss(serve, open_connection):
@@ -628,6 +640,117 @@ async def test_a_cancelled_request_ends_even_while_the_buffer_is_full(serve, ope
         assert all(task.cancelled() for task in done)
     finally:
         os.kill(server.pid, signal.SIGCONT)
+
+
+# A server that is slow: what waits for it is bounded.
+
+
+async def test_what_waits_for_a_server_that_does_not_read_is_bounded_and_none_of_it_is_lost(
+    serve, open_connection
+):
+    server = await serve()
+    connection = await open_connection(server.url, request_timeout_s=0.1)
+    await make_stream(connection, "S", "s")
+    tries = 0
+    most = 0
+
+    async def publish(number: int) -> None:
+        nonlocal tries, most
+        tries += 1
+        most = max(most, connection.nc.pending_data_size)
+        await connection.publish_stored("s", bytes(BIG_BYTES), {"Nats-Msg-Id": str(number)})
+
+    _freeze(server.pid)
+    try:
+        publishing = [
+            asyncio.create_task(until_answered(partial(publish, number))) for number in range(16)
+        ]
+        await until(lambda: tries > 60)
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    assert FULL_BYTES <= most < FULL_BYTES + 2 * BIG_BYTES
+    async with asyncio.timeout(30):
+        await asyncio.gather(*publishing)
+    assert (await connection.js.stream_info("S")).state.messages == len(publishing)
+
+
+async def test_only_so_many_bytes_wait_to_be_stored_at_a_time(serve, open_connection):
+    connection = await open_connection((await serve()).url)
+    arrived: asyncio.Queue[Msg] = asyncio.Queue()
+    await connection.nc.subscribe("s", cb=arrived.put)
+    at_a_time = STORING_BYTES // BIG_BYTES
+    publishing = [
+        asyncio.create_task(connection.publish_stored("s", bytes(BIG_BYTES)))
+        for _ in range(3 * at_a_time)
+    ]
+    for _ in range(3):
+        unanswered = [await asyncio.wait_for(arrived.get(), 5) for _ in range(at_a_time)]
+        await connection.nc.flush()
+        assert arrived.empty()
+        for message in unanswered:
+            await message.respond(b'{"stream": "S", "seq": 1}')
+    await asyncio.gather(*publishing)
+
+
+async def test_news_is_dropped_while_the_server_is_slow_and_keeps_nothing_else_waiting(
+    serve, open_connection
+):
+    server = await serve()
+    connection = await open_connection(server.url, request_timeout_s=60)
+    await make_stream(connection, "S", "s")
+    heard = asyncio.Queue()
+    listener = await open_connection(server.url)
+    await listener.nc.subscribe("agent.events.>", cb=heard.put)
+    await listener.nc.flush()
+    events = NATSEvents(connection)
+    news = an_event(text="x" * 10_000)
+    _freeze(server.pid)
+    try:
+        async with asyncio.timeout(5):
+            for _ in range(5_000):
+                await events.emit(news)
+                await asyncio.sleep(0)
+        assert connection.nc.pending_data_size < NEWS_BYTES + 64 * 1024
+        publishing = asyncio.create_task(connection.publish_stored("s", bytes(BIG_BYTES)))
+        await until(lambda: connection.nc.pending_data_size > BIG_BYTES)
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    async with asyncio.timeout(10):
+        assert (await publishing).seq == 1
+        await listener.nc.flush()
+        assert 0 < heard.qsize() < 2_500
+        while not heard.empty():
+            heard.get_nowait()
+        await events.emit(news)
+        await heard.get()
+
+
+async def test_a_connection_that_is_given_up_is_not_kept_open_with_what_it_was_sent(
+    serve, open_connection
+):
+    server = await serve()
+    connection = await open_connection(server.url, request_timeout_s=0.1, connect_timeout_s=0.1)
+    await make_stream(connection, "S", "s")
+    before = _open_descriptors()
+    _freeze(server.pid)
+    try:
+        with suppress(PublishFailed):
+            await asyncio.gather(
+                *(connection.publish_stored("s", bytes(BIG_BYTES)) for _ in range(16))
+            )
+        reconnected = _reconnection(connection)
+        await connection.nc.force_reconnect()
+        await until(lambda: connection.nc._current_server.reconnects >= 5)
+        assert _open_descriptors() <= before
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    async with asyncio.timeout(10):
+        await reconnected.wait()
+    assert _open_descriptors() == before
+
+
+def _open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def _freeze(pid: int) -> None:

@@ -1,12 +1,12 @@
-"""nats-py's client, with some decisions of it turned round: about TLS, and about what it reads.
+"""nats-py's client, with some decisions of it turned round: about TLS, what it reads, and buffers.
 
 Whoever may publish a task may put into subject and headers what bytes he likes; the server hands
 them on. nats-py 2.16 stops reading at what it did not expect, and the connection stays open, deaf.
 """
 
 import asyncio
-import contextlib
 import re
+from collections.abc import Callable
 from typing import Any
 
 from nats.aio.client import Client, Srv
@@ -18,6 +18,10 @@ from nats.protocol import parser
 from nats.protocol.parser import PING
 
 CLOSE_WAIT_S = 0.2
+
+# What may wait to be sent before others have to wait, and how much of it may be news.
+FULL_BYTES = 4 * 1024 * 1024
+NEWS_BYTES = 1024 * 1024
 
 # nats-server parts the words of a line at blanks and tabs, so a subject may hold a form feed or
 # a vertical tab; nats-py parts them at those too, finds no message and reconnects, for ever. Its
@@ -34,12 +38,16 @@ class ReadingStopped(Error):
 
 
 class NatsClient(Client):
-    """nats-py's client that encrypts when told to, reads whatever comes, and never goes deaf.
+    """nats-py's client that encrypts when told to, keeps its buffer small, and never goes deaf.
 
     nats-py upgrades to TLS only when the server's greeting says that it must, so whoever sits in
     between could have the password by leaving that word out: one that was told to use TLS
     speaks nothing else. And it closes for good when its credentials expire, though the file
     they came from has been renewed by then: it reconnects.
+
+    To its buffer nats-py adds without end while a server that does not read keeps its connection
+    open: at `pending_size` it only makes each publisher wait for a while. So whoever sends what
+    may be big asks for `room` first.
     """
 
     _pongs: list[asyncio.Future[bool]]
@@ -48,6 +56,24 @@ class NatsClient(Client):
     def __init__(self, *, secure: bool) -> None:
         super().__init__()
         self._secure = secure
+        self._turn = asyncio.Lock()
+        self._drained = asyncio.Event()
+        self._news_bytes = 0
+
+    async def room(self, within_s: float) -> None:
+        """Return once the buffer is not full, in the order of asking. Raises TimeoutError."""
+        if self._turn.locked() or self._pending_data_size >= FULL_BYTES:
+            async with asyncio.timeout(within_s), self._turn:
+                while self._pending_data_size >= FULL_BYTES:
+                    self._drained.clear()
+                    await self._drained.wait()
+
+    def has_room_for_news(self, size_bytes: int) -> bool:
+        """Take note of some news, and tell whether to send it: much of it must not pile up."""
+        if self._pending_data_size >= FULL_BYTES or self._news_bytes + size_bytes > NEWS_BYTES:
+            return False
+        self._news_bytes += size_bytes
+        return True
 
     async def end(self, subscription: Subscription, within_s: float) -> None:
         """End a subscription once all that is on its way has come, or the time is over."""
@@ -61,8 +87,12 @@ class NatsClient(Client):
 
     async def _connect_to_server(self, s: Srv) -> None:
         if self._transport is None:
-            self._transport = _Transport()
+            self._transport = _Transport(self._on_drained)
         await super()._connect_to_server(s)
+
+    def _on_drained(self) -> None:
+        self._news_bytes = 0
+        self._drained.set()
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:  # noqa: FBT001, FBT002 - nats-py's signature
         if initial_connection and self._secure and not info.get("tls_required"):
@@ -121,15 +151,29 @@ class NatsClient(Client):
 
 
 class _Transport(TcpTransport):
-    """nats-py's transport, that waits for the end of a connection for a moment only.
+    """nats-py's transport, that gives a connection up for good, and says when all is written.
 
-    After a failed TLS handshake it would wait for ever: asyncio tells the end to another object.
+    The end of a connection that nats-py waits for may never come: a server that does not read
+    keeps it open, with all that it was sent; and after a failed TLS handshake asyncio tells the
+    end to another object.
     """
+
+    def __init__(self, on_drained: Callable[[], None]) -> None:
+        super().__init__()
+        self._on_drained = on_drained
+
+    async def drain(self) -> None:
+        await super().drain()
+        self._on_drained()
 
     def __bool__(self) -> bool:
         return True
 
     async def wait_closed(self) -> None:
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(CLOSE_WAIT_S):
                 await super().wait_closed()
+        except TimeoutError:
+            for writer in (self._io_writer, self._bare_io_writer):
+                if writer is not None:
+                    writer.transport.abort()

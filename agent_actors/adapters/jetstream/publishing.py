@@ -50,7 +50,7 @@ class NATSResultPublisher:
 
 
 class NATSEvents:
-    """Live progress on core NATS: nobody waits for it, nothing is stored."""
+    """Live progress on core NATS: nobody waits for it, nothing is stored, some may be dropped."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -59,6 +59,6 @@ class NATSEvents:
         """Send the event without waiting."""
         subject = event_subject(event.task_id, event.kind)
         try:
-            await self._connection.send(subject, encode(event))
+            await self._connection.tell(subject, encode(event))
         except (PublishFailed, PublishRefused) as error:
             log.debug("event.lost", subject=subject, error=str(error))
