@@ -1,4 +1,7 @@
-"""This test run's own processes, found by name: to kill one of them, and to see none is left."""
+"""This test run's own processes, found by name: to kill one of them, and to see none is left.
+
+And what a process uses: its memory, its descriptors.
+"""
 
 import os
 import signal
@@ -18,6 +21,23 @@ def kill_one(title: str) -> int:
     pid = pids_named(title)[0]
     os.kill(pid, signal.SIGKILL)
     return pid
+
+
+def forget_peak(pid: int) -> int:
+    """Have the peak of its memory counted from now on; return what it uses, in bytes."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+    return peak_bytes(pid)
+
+
+def peak_bytes(pid: int) -> int:
+    """Return the most memory that the process has used."""
+    (line,) = (line for line in _read(Path(f"/proc/{pid}/status")).splitlines() if "VmHWM" in line)
+    return int(line.split()[1]) * 1024
+
+
+def descriptors(pid: int) -> int:
+    """Return how many files and sockets the process has open."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 def _parents() -> Iterator[tuple[int, int]]:

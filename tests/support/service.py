@@ -12,6 +12,7 @@ from uuid import uuid4
 import msgspec
 import nats
 import pytest
+from msgspec.structs import replace
 from nats.js.errors import NotFoundError
 from support.nats import NatsServer
 from support.until import until
@@ -63,6 +64,9 @@ def local_ray() -> Iterator[None]:
         ray_runtime.start_local_ray(ROOMY, temp_dir=f"{folder}/r", log_to_driver=False)
         yield
         ray_runtime.disconnect_ray()
+
+
+QUICK = VllmConfig(retry_base_s=0.02, probe_interval_s=0.1)
 
 
 class RunningService:
@@ -129,12 +133,14 @@ async def running_service(
     model_url: str,
     *,
     build_actor: Build = build_agent_actor,
+    nats_timeout_s: float = 5.0,
+    vllm: VllmConfig = QUICK,
     **pool: Any,
 ) -> AsyncIterator[RunningService]:
     """Run one pool, `default`, on this NATS and model; it is stopped without grace at the end."""
     config = Config(
-        nats=NatsConfig(url=server.url),
-        vllm=VllmConfig(urls=(model_url,), retry_base_s=0.02, probe_interval_s=0.1),
+        nats=NatsConfig(url=server.url, request_timeout_s=nats_timeout_s),
+        vllm=replace(vllm, urls=(model_url,)),
         streams=StreamsConfig(replicas=server.replicas),
         ray=RayConfig(namespace=f"test-{uuid4().hex[:8]}"),
         pools={"default": PoolConfig(**pool)},
