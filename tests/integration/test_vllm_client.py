@@ -397,8 +397,9 @@ class TestTimeouts:
                 await hung_up.wait()
         assert len(server.requests) == 1
 
-    async def test_a_body_that_stands_still_is_named(self):
-        answer, _, _ = noticing_hang_up(ANSWER[:-9])
+    @pytest.mark.parametrize("missing", [9, len(COMPLETION)])
+    async def test_a_body_that_stands_still_is_named(self, missing: int):
+        answer, _, _ = noticing_hang_up(ANSWER[:-missing])
         async with (
             raw_server(answer) as server,
             client(server.url, first_byte_timeout_s=0.05) as asking,
@@ -430,6 +431,15 @@ class TestBadAnswers:
             (sends(response(b"Hello")), "answered no JSON"),
             (sends(response(b"<p>", Content_Type="text/html")), "answered text/html, not JSON"),
             (sends(response(b"{}")), "answered without choices"),
+            (sends(response(b'{"choices": []}')), "answered with no choice in choices"),
+            (
+                sends(response(COMPLETION.replace(b'"Use a deque."', b"null"))),
+                "answered null content",
+            ),
+            (
+                sends(response(b'{"error": {"message": "oh"}}')),
+                "answered HTTP 200 with an error inside: oh",
+            ),
             (
                 sends(response(COMPLETION.replace(b'"finish_reason":"stop"', b'"x":1'))),
                 "answered without a finish_reason",
@@ -484,6 +494,34 @@ class TestBadAnswers:
             async with asyncio.timeout(PATIENCE_S):
                 await hung_up.wait()
         assert len(server.requests) == 1
+
+    async def test_endless_headers_are_dropped(self):
+        async def endless(exchange: Exchange) -> None:
+            await exchange.send(b"HTTP/1.1 200 OK\r\n")
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    await exchange.send(b"X-More: yes\r\n" * 5_000)
+
+        async with raw_server(endless) as server, client(server.url, max_retries=0) as asking:
+            async with asyncio.timeout(PATIENCE_S):
+                with pytest.raises(ModelReplyInvalid, match="answered no HTTP"):
+                    await asking.chat(QUESTION)
+
+    async def test_calls_without_ids_get_some(self):
+        call = {"type": "function", "function": {"name": "list_files", "arguments": "{}"}}
+        answer = msgspec.json.decode(COMPLETION)
+        answer["choices"][0] |= {
+            "message": {"role": "assistant", "content": None, "tool_calls": [call, call]},
+            "finish_reason": "tool_calls",
+        }
+        async with (
+            raw_server(sends(response(msgspec.json.encode(answer)))) as server,
+            client(server.url) as asking,
+        ):
+            reply = await asking.chat(QUESTION)
+        first, second = reply.tool_calls
+        assert first.id
+        assert second.id not in {"", first.id}
 
     async def test_the_limit_counts_what_the_body_unpacks_to(self):
         bomb = response(gzip.compress(b" " * 5_000_000), Content_Encoding="gzip")

@@ -15,7 +15,8 @@ from support.model_client import (
     failing,
     noticing_hang_up,
 )
-from support.raw_http import Answer, Exchange, raw_server, response, sends
+from support.raw_http import Answer, Exchange, raw_server, sends
+from support.streams import DONE, END, HEAD, OVERLOADED, chunk, event, says
 
 from agent_actors.adapters.vllm.teller import TELL_EVERY_S
 from agent_actors.contract import Usage
@@ -31,13 +32,6 @@ from agent_actors.local.model_server.script import Script, ScriptedReply
 from agent_actors.local.model_server.serving import running_model_server
 from agent_actors.local.model_server.settings import Behaviour, Latency, ModelServerSettings
 
-HEAD = response(
-    Content_Length=None,
-    Content_Type="text/event-stream; charset=utf-8",
-    Transfer_Encoding="chunked",
-)
-END = b"0\r\n\r\n"
-DONE = b"data: [DONE]\n\n"
 USAGE = {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}
 
 
@@ -66,23 +60,9 @@ class Heard:
             await self._more.wait()
 
 
-def chunk(data: bytes) -> bytes:
-    return b"%x\r\n%s\r\n" % (len(data), data)
-
-
-def event(value: object) -> bytes:
-    return chunk(b"data: " + msgspec.json.encode(value) + b"\n\n")
-
-
-def says(text: str | None, finish_reason: str | None = None) -> bytes:
-    choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish_reason}
-    return event({"model": "tiny", "choices": [choice]})
-
-
 USED = event({"model": "tiny", "choices": [], "usage": USAGE})
 REST = says(None, "stop") + USED + chunk(DONE) + END
 STREAM = HEAD + says("Use ") + says("a deque.") + REST
-OVERLOADED = event({"error": {"message": "busy", "type": "E", "param": None, "code": 503}})
 
 
 async def test_a_stream_is_asked_for_and_told_as_it_comes():
