@@ -9,7 +9,6 @@ from subprocess import PIPE, Popen
 
 import pytest
 
-from agent_actors import watching
 from agent_actors.errors import ActorLost
 from agent_actors.ports import ActorReport
 from agent_actors.watching import WatchedActor
@@ -107,15 +106,15 @@ async def test_an_actor_that_is_silent_elsewhere_is_killed_over_its_handle(handl
     assert handle.killed
 
 
+@pytest.mark.parametrize("frozen_s", [0.55, 0.8, 2.0])
 async def test_a_supervisor_that_was_frozen_itself_gives_its_actors_time_to_answer(
-    handle: Handle, monkeypatch: pytest.MonkeyPatch
+    handle: Handle, frozen_s: float
 ):
-    monkeypatch.setattr(watching, "OVERSLEPT_S", 0.1)
     with WatchedActor(handle, "", hang_timeout_s=0.5) as actor:
         news = asyncio.create_task(actor.completions("s"))
         await handle.asked.wait()
         frozen = asyncio.Event()
-        asyncio.get_running_loop().call_soon(lambda: (time.sleep(0.8), frozen.set()))
+        asyncio.get_running_loop().call_soon(lambda: (time.sleep(frozen_s), frozen.set()))
         await frozen.wait()
         asyncio.get_running_loop().call_later(SOON_S, handle.news.put_nowait, REPORT)
         assert await asyncio.wait_for(news, 5) == REPORT
