@@ -9,7 +9,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -48,6 +48,7 @@ log = structlog.get_logger()
 SUPERVISOR_PREFIX = "supervisor."
 AGENT_ID = re.compile(r"[A-Za-z0-9_-]+-\d+")
 STOP_MARGIN_S = 30.0
+RESTART_PAUSE_S = 0.1
 # For taking deliveries, which an actor does at once. Whether it hangs is found by its silence
 # in `completions` (`watching`), much earlier.
 SUBMIT_TIMEOUT_S = 30.0
@@ -55,6 +56,8 @@ HAND_OVER_TIMEOUT_S = 15.0
 TAKE_OVER_TIMEOUT_S = 30.0
 
 ray = cast("Any", typed_ray)  # half of Ray's public functions have unknown parts in their types
+
+BuildSupervisor = Callable[..., Awaitable[SupervisorParts]]
 
 _batch = msgspec.msgpack.Decoder(list[Delivery])
 _report = msgspec.msgpack.Decoder(ActorReport)
@@ -131,11 +134,11 @@ class Service:
 
     def wait_ready(self, timeout_s: float) -> None:
         """Return once tasks are pulled and all actors answer. Raises ServiceUnreachable."""
-        self._wait(self._supervisor.ready, timeout_s)
+        self._get_from_next(self._supervisor.ready.remote, timeout_s)
 
     def wait_started(self, timeout_s: float) -> None:
         """Return once the pools are this service's, and no other's. Raises ServiceUnreachable."""
-        self._wait(self._supervisor.started, timeout_s)
+        self._get_from_next(self._supervisor.started.remote, timeout_s)
 
     def status(self, timeout_s: float = 10.0) -> ServiceStatus:
         """Return what the pools are doing. Raises ServiceUnreachable."""
@@ -156,7 +159,7 @@ class Service:
         longest_s = max(pool.stop_grace_s for pool in self._config.pools.values())
         limit_s = STOP_MARGIN_S + (longest_s if grace_s is None else grace_s)
         try:
-            self._get(self._supervisor.stop.remote(grace_s), limit_s)
+            self._get_from_next(partial(self._supervisor.stop.remote, grace_s), limit_s)
         except ServiceUnreachable:
             self.kill()
             raise
@@ -182,15 +185,19 @@ class Service:
         """End this supervisor alone, which could not take over from the one before."""
         ray.kill(self._supervisor, no_restart=True)
 
-    def _wait(self, verb: Any, timeout_s: float) -> None:  # noqa: ANN401 - Ray's methods are untyped
+    def _get_from_next(self, ask: Callable[[], Any], timeout_s: float) -> None:
+        """Have it answered; a supervisor that died meanwhile is asked again when it is back."""
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                return self._get(verb.remote(), deadline - time.monotonic())
+                self._get(ask(), deadline - time.monotonic())
             except ServiceUnreachable as error:
-                restarted = isinstance(error.__cause__, ActorUnavailableError)
-                if not restarted or time.monotonic() > deadline:
+                restarts = isinstance(error.__cause__, ActorUnavailableError)
+                if not restarts or time.monotonic() > deadline:
                     raise
+                time.sleep(RESTART_PAUSE_S)
+            else:
+                return
 
     def _get(self, reference: Any, timeout_s: float) -> Any:  # noqa: ANN401 - Ray's answers are untyped
         try:
@@ -237,13 +244,17 @@ def disconnect_ray() -> None:
 
 
 def start_service(
-    config: Config, *, build_actor: BuildActor = build_agent_actor, provisions: bool = True
+    config: Config,
+    *,
+    build_actor: BuildActor = build_agent_actor,
+    build: BuildSupervisor | None = None,
+    provisions: bool = True,
 ) -> Service:
     """Return the service of this namespace with this configuration and version. Needs a Ray.
 
     It is started if there is none; one with another configuration, or of another version, has
     its supervisor replaced, and its actors one after the other. `provisions` lets it make the
-    pools' consumers.
+    pools' consumers. `build` makes a supervisor's adapters, by default `build_supervisor`.
     """
     namespace = config.ray.namespace
     digest = config_digest(config, __version__)
@@ -257,7 +268,7 @@ def start_service(
     supervisor = RemoteSupervisor.options(**options).remote(
         config,
         f"{namespace}/supervisor",
-        partial(build_supervisor, build_actor, name, provisions=provisions),
+        partial(build or build_supervisor, build_actor, name, provisions=provisions),
         end_process,
         partial(_leave, namespace),
     )

@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 import ray
 from support.nats import NatsServer
+from support.processes import kill_one
 from support.service import RunningService, running_service
 from support.until import until
 
@@ -149,6 +150,20 @@ async def test_a_second_signal_gives_back_at_once_what_runs(nats_server: NatsSer
         for task_id in tasks:
             status = await client.status(task_id)
             assert (status.state, status.attempt) == ("waiting", 1)
+        assert actors_in(namespace) == []
+
+
+async def test_a_signal_while_the_supervisor_restarts_lets_tasks_finish(nats_server: NatsServer):
+    namespace = f"drain-{uuid4().hex[:8]}"
+    async with running_model_server(SLOW) as model, AgentClient.connect(nats_server.url) as client:
+        async with serving(environment(nats_server, model, namespace)) as process:
+            (task_id,) = await submit(client, 1)
+            kill_one("ray::Supervisor")
+            process.send_signal(signal.SIGTERM)
+            await asyncio.wait_for(process.communicate(), 20)
+            assert process.returncode == 0
+        status = await client.status(task_id)
+        assert (status.state, status.attempt) == ("completed", 1)
         assert actors_in(namespace) == []
 
 

@@ -5,20 +5,35 @@ And what a process uses: its memory, its descriptors.
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+FOUND_WITHIN_S = 2.0
+POLL_S = 0.01
 
-def pids_named(title: str) -> list[int]:
-    """Return the descendants of this process whose title begins so (`ray::AgentActor`)."""
-    mine = {os.getpid()}
+
+def pids_named(title: str, *, below: int = 0) -> list[int]:
+    """Return the descendants of a process, or of this one, whose title begins so.
+
+    Ray's begin with `ray::`, as in `ray::AgentActor`.
+    """
+    mine = {below or os.getpid()}
     parents = dict(_parents())
     return [pid for pid in parents if _title(pid).startswith(title) and _above(pid, parents) & mine]
 
 
-def kill_one(title: str) -> int:
-    """Kill one of them with SIGKILL; return its process id."""
-    pid = pids_named(title)[0]
+def kill_one(title: str, *, below: int = 0) -> int:
+    """Kill one of them with SIGKILL; return its process id. Raises LookupError.
+
+    A title that is just being changed cannot be read: it is looked for again for a while.
+    """
+    deadline = time.monotonic() + FOUND_WITHIN_S
+    while not (pids := pids_named(title, below=below)):
+        if time.monotonic() > deadline:
+            raise LookupError(f"no process is named {title}")
+        time.sleep(POLL_S)
+    pid = pids[0]
     os.kill(pid, signal.SIGKILL)
     return pid
 

@@ -41,6 +41,7 @@ from agent_actors.contract import (
     task_subject,
 )
 from agent_actors.ledger import TaskRecord
+from agent_actors.adapters.ray_runtime import BuildSupervisor
 
 # Ray has room for as many actors as this asks for.
 ROOMY = Config(pools={"tests": PoolConfig(actors=64, resources=Resources(num_cpus=1))})
@@ -135,6 +136,7 @@ async def running_service(
     build_actor: Build = build_agent_actor,
     nats_timeout_s: float = 5.0,
     vllm: VllmConfig = QUICK,
+    build: BuildSupervisor | None = None,
     **pool: Any,
 ) -> AsyncIterator[RunningService]:
     """Run one pool, `default`, on this NATS and model; it is stopped without grace at the end."""
@@ -147,7 +149,7 @@ async def running_service(
     )
     link = await connect(config.nats, name="test")
     await provision(link, config)
-    service = ray_runtime.start_service(config, build_actor=build_actor)
+    service = ray_runtime.start_service(config, build_actor=build_actor, build=build)
     try:
         await asyncio.to_thread(service.wait_ready, 60)
         yield RunningService(config, service, link)
