@@ -7,11 +7,11 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from agent_actors.actor import ActorParts, ActorSettings, Build
 from agent_actors.adapters.jetstream.publishing import NATSResultPublisher
@@ -46,14 +46,22 @@ HANG_S = 1_000
 FATAL = "the fatal line"
 
 
+class Plan(NamedTuple):
+    """What a process does at a point of a task."""
+
+    point: str
+    task_id: str
+    act: Callable[[], None]
+
+
 def deadly_actor(task_id: str) -> Build:
     """Return a `build` whose actors die with this task every time."""
-    return partial(_build, "mid-strategy", task_id, _die)
+    return armed_actor(Plan("mid-strategy", task_id, _die))
 
 
 def hanging_actor(task_id: str, marker: Path) -> Build:
     """Return a `build` whose actors block their event loop with this task, the first time only."""
-    return partial(_build, "mid-strategy", task_id, partial(_hang_once, marker))
+    return armed_actor(Plan("mid-strategy", task_id, partial(_hang_once, marker)))
 
 
 def crashing_actor(point: str, task_id: str, marker: Path, lost: Path | None = None) -> Build:
@@ -61,20 +69,28 @@ def crashing_actor(point: str, task_id: str, marker: Path, lost: Path | None = N
 
     `lost` is a folder that goes with them.
     """
-    return partial(_build, point, task_id, partial(_die_once, marker, lost))
+    return armed_actor(Plan(point, task_id, partial(die_once, marker, lost)))
 
 
-async def _build(
-    point: str, task_id: str, die: Callable[[], None], settings: ActorSettings
-) -> ActorParts:
-    if point in TURN_POINTS:
-        _arm_turns(point, task_key(task_id), die)
-    else:
-        _arm(point, task_id, die)
+def armed_actor(*plans: Plan) -> Build:
+    """Return a `build` whose actors do all of this."""
+    return partial(_build, plans)
+
+
+async def _build(plans: Sequence[Plan], settings: ActorSettings) -> ActorParts:
+    for plan in plans:
+        _arm(plan)
     return await build_agent_actor(settings)
 
 
-def _arm(point: str, task_id: str, die: Callable[[], None]) -> None:
+def _arm(plan: Plan) -> None:
+    if plan.point in TURN_POINTS:
+        _arm_turns(plan.point, task_key(plan.task_id), plan.act)
+    else:
+        _arm_delivery(plan.point, plan.task_id, plan.act)
+
+
+def _arm_delivery(point: str, task_id: str, die: Callable[[], None]) -> None:
     key = task_key(task_id)
 
     def about(*args: Any) -> bool:
@@ -82,32 +98,32 @@ def _arm(point: str, task_id: str, die: Callable[[], None]) -> None:
 
     match point:
         case "before begin":
-            _wrap(JetStreamLedger, "write", before=die, when=_makes(key, "running"))
+            wrap(JetStreamLedger, "write", before=die, when=_makes(key, "running"))
         case "after begin":
-            _wrap(JetStreamLedger, "write", after=die, when=_makes(key, "running"))
+            wrap(JetStreamLedger, "write", after=die, when=_makes(key, "running"))
         case "mid-strategy":
-            _wrap(VLLMHTTPClient, "chat", after=die, when=about)
+            wrap(VLLMHTTPClient, "chat", after=die, when=about)
         case "after commit":
-            _wrap(JetStreamLedger, "write", after=die, when=_makes(key, "completed"))
+            wrap(JetStreamLedger, "write", after=die, when=_makes(key, "completed"))
         case "after publish":
-            _wrap(NATSResultPublisher, "publish", after=die, when=about)
+            wrap(NATSResultPublisher, "publish", after=die, when=about)
         case "after ack":
-            _wrap(JetStreamAcks, "ack", after=die, when=about)
+            wrap(JetStreamAcks, "ack", after=die, when=about)
 
 
 def _arm_turns(point: str, key: str, die: Callable[[], None]) -> None:
     match point:
         case "before the first turn is stored":
-            _wrap(JetStreamLedger, "write", before=die, when=_keeps(key))
+            wrap(JetStreamLedger, "write", before=die, when=_keeps(key))
         case "between two turns":
             stores_a_turn = _keeps(key, writes=4)  # each turn is stored before its call and after
-            _wrap(JetStreamLedger, "write", after=die, when=stores_a_turn)
+            wrap(JetStreamLedger, "write", after=die, when=stores_a_turn)
         case "before a call that writes":
-            _wrap(Toolbox, "run", before=die, when=lambda _self, call: FATAL in str(call))
+            wrap(Toolbox, "run", before=die, when=lambda _self, call: FATAL in str(call))
         case "after a call that wrote":
-            _wrap(Toolbox, "run", after=die, when=lambda _self, call: FATAL in str(call))
+            wrap(Toolbox, "run", after=die, when=lambda _self, call: FATAL in str(call))
         case "after the last turn":
-            _wrap(JetStreamLedger, "write", before=die, when=_makes(key, "completed"))
+            wrap(JetStreamLedger, "write", before=die, when=_makes(key, "completed"))
 
 
 def _makes(key: str, state: str) -> Callable[..., bool]:
@@ -126,7 +142,7 @@ def _keeps(key: str, writes: int = 1) -> Callable[..., bool]:
     return is_the_one
 
 
-def _wrap(
+def wrap(
     owner: type,
     verb: str,
     *,
@@ -136,11 +152,11 @@ def _wrap(
 ) -> None:
     original = getattr(owner, verb)
 
-    async def wrapped(self: Any, *args: Any) -> Any:
+    async def wrapped(self: Any, *args: Any, **how: Any) -> Any:
         concerned = when(self, *args)
         if concerned and before:
             before()
-        answer = await original(self, *args)
+        answer = await original(self, *args, **how)
         if concerned and after:
             if isinstance(self, JetStreamAcks):
                 await self._connection.nc.flush()  # the ack has left when the process dies
@@ -150,8 +166,8 @@ def _wrap(
     setattr(owner, verb, wrapped)
 
 
-def _die_once(marker: Path, lost: Path | None) -> None:
-    if _is_first(marker):
+def die_once(marker: Path, lost: Path | None = None) -> None:
+    if is_first(marker):
         if lost:
             shutil.rmtree(lost)
         _die()
@@ -162,11 +178,11 @@ def _die() -> None:
 
 
 def _hang_once(marker: Path) -> None:
-    if _is_first(marker):
+    if is_first(marker):
         time.sleep(HANG_S)
 
 
-def _is_first(marker: Path) -> bool:
+def is_first(marker: Path) -> bool:
     try:
         marker.touch(exist_ok=False)
     except FileExistsError:
