@@ -20,13 +20,19 @@ from support.processes import pids_named
 from support.service import RunningService, running_service
 from support.until import until
 
+from agent_actors.local.model_server.script import Rule, Script, ScriptedReply, When
 from agent_actors.local.model_server.serving import running_model_server
+from agent_actors.local.model_server.settings import ModelServerSettings
 
 pytestmark = [pytest.mark.ray, pytest.mark.nats, pytest.mark.usefixtures("local_ray")]
 
 # For what only JetStream knows of when the supervisor has died: it waits for that long.
 ACK_WAIT_S = 4.0
-BYSTANDERS = 3
+# What runs meanwhile takes longer than the next supervisor needs to come.
+SLOW = "[slow]"
+MODEL = ModelServerSettings(
+    script=Script(rules=(Rule(when=When(task=SLOW), reply=ScriptedReply(delay_ms=2_500)),))
+)
 
 
 async def test_a_supervisor_that_dies_whatever_its_actors_do_costs_no_attempt(
@@ -38,13 +44,13 @@ async def test_a_supervisor_that_dies_whatever_its_actors_do_costs_no_attempt(
         for task_id, point in victims.items()
     ]
     async with (
-        running_model_server() as model,
+        running_model_server(MODEL) as model,
         running_service(
             nats_server,
             model.url,
             build_actor=armed_actor(*plans),
             actors=2,
-            slots=4,
+            slots=16,
             ack_wait_s=ACK_WAIT_S,
         ) as running,
     ):
@@ -67,13 +73,13 @@ async def test_a_supervisor_that_dies_with_a_delivery_in_its_hands_loses_nothing
         for task_id in given_back
     ]
     async with (
-        running_model_server() as model,
+        running_model_server(MODEL) as model,
         running_service(
             nats_server,
             model.url,
             build=armed_supervisor(*plans, build_actor=armed_actor(*fatal)),
             actors=2,
-            slots=4,
+            slots=16,
             ack_wait_s=ACK_WAIT_S,
         ) as running,
     ):
@@ -116,12 +122,13 @@ async def publish_in_turn(running: RunningService, victims: list[str], markers: 
     published = []
     for turn, victim in enumerate(victims):
         before = pids_named(SUPERVISOR)
-        tasks = [victim, *(f"beside-{turn}-{number}" for number in range(BYSTANDERS))]
-        for task_id in tasks:
-            await running.publish(task_id)
+        beside = [f"beside-{turn}-{number}" for number in range(2)]
+        for task_id in beside:
+            await running.publish(task_id, SLOW)
+        await running.publish(victim)
         await until((markers / victim).exists)
         await until(lambda: pids_named(SUPERVISOR) not in ([], before))  # noqa: B023 - called here
-        published += tasks
+        published += [victim, *beside]
     return published
 
 
