@@ -77,7 +77,8 @@ async def test_a_supervisor_that_dies_with_a_delivery_in_its_hands_loses_nothing
         running_service(
             nats_server,
             model.url,
-            build=armed_supervisor(*plans, build_actor=armed_actor(*fatal)),
+            build=armed_supervisor(*plans),
+            build_actor=armed_actor(*fatal),
             actors=2,
             slots=16,
             ack_wait_s=ACK_WAIT_S,

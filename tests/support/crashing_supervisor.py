@@ -14,14 +14,10 @@ from typing import Any
 from support.crashing import Plan, is_first, wrap
 from support.processes import kill_one
 
-from agent_actors.actor import Build as BuildActor
-from agent_actors.adapters.ray_runtime import RayActorHandle, build_supervisor
-from agent_actors.assembly import build_agent_actor
-from agent_actors.config import Config
+from agent_actors.adapters.ray_runtime import BuildSupervisor, RayActorHandle, build_supervisor
 from agent_actors.leases import Leases
 from agent_actors.pool import SupervisorParts
 from agent_actors.ports import ActorReport, Delivery
-from agent_actors.supervisor import Build
 
 SUPERVISOR = "ray::Supervisor"
 SUPERVISOR_POINTS = (
@@ -34,9 +30,9 @@ SUPERVISOR_POINTS = (
 )
 
 
-def armed_supervisor(*plans: Plan, build_actor: BuildActor = build_agent_actor) -> Build:
-    """Return a `build` whose supervisors do all of this, their actors being built so."""
-    return partial(_build, plans, build_actor)
+def armed_supervisor(*plans: Plan) -> BuildSupervisor:
+    """Return a `build` whose supervisors do all of this."""
+    return partial(_build, plans)
 
 
 def freeze_once(marker: Path) -> None:
@@ -51,10 +47,10 @@ def kill_supervisor_once(marker: Path) -> None:
         kill_one(SUPERVISOR, below=os.getppid())
 
 
-async def _build(plans: Sequence[Plan], build_actor: BuildActor, config: Config) -> SupervisorParts:
+async def _build(plans: Sequence[Plan], *args: Any, **more: Any) -> SupervisorParts:
     for plan in plans:
         _arm(plan)
-    return await build_supervisor(build_actor, config)
+    return await build_supervisor(*args, **more)
 
 
 def _arm(plan: Plan) -> None:

@@ -22,6 +22,7 @@ from agent_actors.adapters import ray_runtime
 from agent_actors.adapters.jetstream.connection import Connection, connect
 from agent_actors.adapters.jetstream.records import JetStreamLedger
 from agent_actors.adapters.jetstream.streams import provision
+from agent_actors.adapters.ray_runtime import BuildSupervisor
 from agent_actors.assembly import build_agent_actor
 from agent_actors.config import (
     Config,
@@ -41,7 +42,6 @@ from agent_actors.contract import (
     task_subject,
 )
 from agent_actors.ledger import TaskRecord
-from agent_actors.adapters.ray_runtime import BuildSupervisor
 
 # Ray has room for as many actors as this asks for.
 ROOMY = Config(pools={"tests": PoolConfig(actors=64, resources=Resources(num_cpus=1))})
