@@ -216,6 +216,7 @@ class Crew:
         if agent_id not in self._leaving:
             self._leaving.add(agent_id)
             self._books.let_go(agent_id)
+            self._on_news()
             self._spawn(self._retire(agent_id))
 
     async def _retire(self, agent_id: str) -> None:

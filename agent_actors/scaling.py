@@ -1,18 +1,23 @@
-"""How many actors a pool's load asks for: pure.
+"""How many actors a pool should have for its load: one pure function, `wanted_size`.
 
-The size follows the demand up at once, and down to the highest that was asked for during
-`scale_down_delay_s`: as with the stabilization window of Kubernetes' horizontal autoscaler, a load
-that comes and goes within that time changes nothing.
+The load of a moment asks for a size. More is granted once the load has asked for it all through
+`scale_up_delay_s`, and taken away once it has asked for less all through `scale_down_delay_s`:
+down to the most that it asked for in that time. So a load that comes in waves keeps the size of
+their crests, and what is wanted never swings with it.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Protocol
 
 from msgspec import Struct
 
+# Demand over room that is a whole number but for the rounding of floats is that number.
+ROUNDING = 1e-9
+
 
 class ScalingPolicy(Protocol):
-    """The bounds of a size and how it follows the load; `config.AutoscaleConfig` has them."""
+    """Bounds and pace of a pool's size: `config.AutoscaleConfig`."""
 
     @property
     def min(self) -> int:
@@ -26,7 +31,7 @@ class ScalingPolicy(Protocol):
 
     @property
     def target_utilization(self) -> float:
-        """The share of the slots that is to be in use."""
+        """Share of the slots that is to be in use."""
         ...
 
     @property
@@ -41,11 +46,11 @@ class ScalingPolicy(Protocol):
 
 
 class Load(Struct, frozen=True, kw_only=True):
-    """What a pool has to do. `pending` is -1 when NATS does not tell.
+    """What a pool has to do, and what it does it with.
 
-    `pending` messages were never handed out, `unacked` ones were: to this pool, to that of another
-    cluster, or given back with a delay. `used` are the slots of this pool that are in use, `slots`
-    those of one actor.
+    `pending`: tasks that JetStream has never handed out, negative when it does not say. `unacked`:
+    deliveries that are out, wherever they are: at work, with another supervisor, or given back
+    with a delay. `used`: slots in use in the whole pool; `slots`: of one actor.
     """
 
     pending: int
@@ -55,55 +60,77 @@ class Load(Struct, frozen=True, kw_only=True):
     model_away: bool = False
 
 
-class ScalingState(Struct, frozen=True, kw_only=True):
-    """What is to be remembered: the size, and what was asked for of late.
+class Asked(Struct, frozen=True):
+    """A size that the load asked for, until when it did."""
 
-    `rising_since` is when the load began to ask for more. `asked` has the times and sizes that
-    may still be the highest of the window: each is lower than the one before.
+    size: int
+    until: float
+
+
+class ScalingState(Struct, frozen=True, kw_only=True):
+    """The size that is wanted now, and what the load asked for lately.
+
+    A new one needs only `wanted`, the actors that there are: they are taken for what was asked
+    for until now. `highs` falls from older to younger and `lows` rises; what a younger entry
+    outdoes is forgotten, so neither is ever longer than there are sizes.
     """
 
-    size: int = 0
-    rising_since: float | None = None
-    asked: tuple[tuple[float, int], ...] = ()
+    wanted: int
+    highs: tuple[Asked, ...] = ()
+    lows: tuple[Asked, ...] = ()
 
 
 def wanted_size(
     load: Load, policy: ScalingPolicy, state: ScalingState, now: float
 ) -> tuple[int, ScalingState]:
-    """Return the size that is wanted now (`now` in seconds), and what to remember.
+    """Return how many actors the pool should have, and the state for the next time.
 
-    While the model is away nothing can be worked off, so the size stays; and while nobody
-    knows what waits.
+    `now` is any clock's that never goes back, in seconds. Changed bounds hold at once, and so
+    does the first actor of a pool that has none.
     """
-    size = min(max(state.size, policy.min), policy.max)
-    if load.pending < 0 or load.model_away:
-        return size, ScalingState(size=size, asked=((now, size),))
-    asked = _asked(load, policy)
-    window = _within(policy.scale_down_delay_s, state.asked or ((now, size),), asked, now)
-    if asked <= size:
-        size = min(size, max(asked, window[0][1]))
-        return size, ScalingState(size=size, asked=window)
-    since = now if state.rising_since is None else state.rising_since
-    if now - since < policy.scale_up_delay_s:
-        return size, ScalingState(size=size, rising_since=since, asked=window)
-    return asked, ScalingState(size=asked, asked=window)
+    size = _within(policy, state.wanted)
+    asked = _within(policy, _asked_for(load, policy, size))
+    highs = [*_lately(state.highs, size, policy.scale_down_delay_s, now)]
+    while highs and highs[-1].size <= asked:
+        highs.pop()
+    lows = [*_lately(state.lows, size, policy.scale_up_delay_s, now)]
+    while lows and lows[-1].size >= asked:
+        lows.pop()
+    highs.append(Asked(asked, now))
+    lows.append(Asked(asked, now))
+    first = 1 if asked and not size else 0
+    wanted = min(max(size, first, lows[0].size), highs[0].size)
+    return wanted, ScalingState(wanted=wanted, highs=tuple(highs), lows=tuple(lows))
 
 
-def _asked(load: Load, policy: ScalingPolicy) -> int:
-    """Return the size that fits the load.
+def _asked_for(load: Load, policy: ScalingPolicy, size: int) -> int:
+    """Return the size at which what is there to do takes the share of slots that it should.
 
-    What is unacked asks for no more than one actor: most of it has a slot already, and what was
-    given back with a delay only comes again to somebody who pulls.
+    That is what nobody has been given yet, and the slots in use. Deliveries that are out but in
+    no slot are no demand as such: mostly they were given back with a delay, and need a slot when
+    it is over. They show as demand when they may be waiting for a slot, which is only while none
+    is free: then the pool grows by an actor, and by another once that one is full, too. And they
+    keep the last actor, since somebody has to take them.
+
+    Where nobody knows the backlog, and while the model is away, so that more actors would not
+    work it off and fewer would be missed after, the size stays.
     """
-    demand = load.pending + load.used
-    fitting = math.ceil(demand / (load.slots * policy.target_utilization))
-    needed = 1 if demand or load.unacked > 0 else 0
-    return min(max(fitting, needed, policy.min), policy.max)
+    idle = not (load.pending or load.unacked or load.used)
+    if load.pending < 0 or (load.model_away and not idle):
+        return size
+    full = load.used >= size * load.slots
+    demand = load.pending + load.used + (1 if full and load.unacked > load.used else 0)
+    asked = math.ceil(demand / (load.slots * policy.target_utilization) - ROUNDING)
+    return max(asked, 0 if idle else 1)
 
 
-def _within(
-    longest_s: float, before: tuple[tuple[float, int], ...], asked: int, now: float
-) -> tuple[tuple[float, int], ...]:
-    """Return what was asked for within so many seconds, as far as it may be the highest."""
-    kept = [(at, size) for at, size in before if size > asked and now - at < longest_s]
-    return (*kept, (now, asked))
+def _lately(history: tuple[Asked, ...], size: int, delay_s: float, now: float) -> Iterator[Asked]:
+    """Yield what was asked for within the delay; the last of it was so until now."""
+    *older, last = history or (Asked(size, now),)
+    for asked in (*older, Asked(last.size, now)):
+        if asked.until > now - delay_s:
+            yield asked
+
+
+def _within(policy: ScalingPolicy, size: int) -> int:
+    return max(policy.min, min(policy.max, size))

@@ -18,12 +18,12 @@ RATE_WINDOW_S = 10.0
 
 
 class PoolSize:
-    """One pool's; `by_hand` is what is kept of an order given by hand, if it still holds."""
+    """One pool's; `wanted` is the number, and `sized_by` tells who says it."""
 
     def __init__(self, pool: PoolConfig) -> None:
         self._pool = pool
         self._configured = msgspec.json.encode(pool.actors).decode()
-        self._state = ScalingState()
+        self._state = ScalingState(wanted=pool.min_actors)
         self._by_hand: int | None = None
         self.wanted = pool.min_actors
 
@@ -41,7 +41,7 @@ class PoolSize:
         """
         if self._pool.autoscale:
             self.wanted = self._within_bounds(existing)
-            self._state = ScalingState(size=self.wanted)
+            self._state = ScalingState(wanted=self.wanted)
         if kept and kept.configured == self._configured:
             self.order(kept.actors)
 
@@ -53,6 +53,7 @@ class PoolSize:
         """Follow an order given by hand, or none any more."""
         self._by_hand = actors
         self.wanted = self._within_bounds(self.wanted) if actors is None else actors
+        self._state = ScalingState(wanted=self.wanted)
 
     def follow(self, load: Load, now: float) -> None:
         """Take note of the load; it counts when it is what decides. `now` is in seconds."""
@@ -78,5 +79,7 @@ class Pace:
     @property
     def rate(self) -> float:
         """Deliveries a second, over the last seconds."""
+        if not self._marks:
+            return 0.0
         (began, before), (now, settled) = self._marks[0], self._marks[-1]
         return (settled - before) / (now - began) if now > began else 0.0

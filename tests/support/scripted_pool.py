@@ -74,6 +74,9 @@ class Actor:
         self.has_place.set()
         self.on_end: Callable[[], None] = lambda: None
         self.stopping = False
+        self.trouble = ""
+        self.greets = asyncio.Event()
+        self.greets.set()
 
     def report(self, **news: Any) -> ActorReport:
         self.version += 1
@@ -87,6 +90,7 @@ class Actor:
             model_away=self.model_away,
             alone=self.alone,
             stopping=self.stopping,
+            trouble=self.trouble,
             **news,
         )
 
@@ -96,6 +100,7 @@ class Actor:
 
     async def hello(self, supervisor_id: str) -> ActorReport:
         await self.has_place.wait()
+        await self.greets.wait()
         return self.report(
             held=list(self.held), sandbox="bwrap", built_from=self.built_from, package="1"
         )
@@ -222,7 +227,9 @@ class Setting:
     async def find(self, agent_id: str) -> Actor:
         if agent_id not in self.there:
             raise ActorLost(f"there is no {agent_id}")
-        return self.actors[agent_id]
+        actor = self.actors[agent_id]
+        actor.on_end = lambda: self.there.discard(agent_id)
+        return actor
 
     async def start(self, settings: ActorSettings) -> Actor:
         agent_id = settings.agent_id
