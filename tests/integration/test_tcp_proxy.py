@@ -84,6 +84,22 @@ async def test_refused_connections_end_and_new_ones_are_taken_later(proxy: TcpPr
         assert await reader.readexactly(1) == b"b"
 
 
+async def test_a_forgotten_connection_is_open_and_carries_nothing_while_new_ones_do(
+    proxy: TcpProxy,
+):
+    async with client_of(proxy) as (reader, writer):
+        writer.write(b"a")
+        await reader.readexactly(1)
+        proxy.forget()
+        writer.write(b"b")
+        async with client_of(proxy) as (new_reader, new_writer):
+            new_writer.write(b"c")
+            assert await new_reader.readexactly(1) == b"c"
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await reader.readexactly(1)
+
+
 async def test_a_message_is_cut_in_the_midst(proxy: TcpProxy):
     carried: list[int] = []
     proxy._on_bytes = lambda _number, way, piece: way == "up" and carried.append(len(piece))

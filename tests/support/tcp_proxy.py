@@ -48,7 +48,8 @@ OnBytes = Callable[[int, Way, bytes], None]
 class TcpProxy:
     """Carries connections from its own port to `target`, a port on this machine.
 
-    `on_bytes` is told what was carried: the connection's number, the way, the bytes.
+    `accepted` counts the connections that there were so far. `on_bytes` is told what was carried:
+    the connection's number, the way, the bytes.
     """
 
     def __init__(self, target: int = 0, *, on_bytes: OnBytes | None = None) -> None:
@@ -59,7 +60,7 @@ class TcpProxy:
         self._changed = asyncio.Event()
         self._server: asyncio.Server | None = None
         self._connections: dict[int, _Connection] = {}
-        self._accepted = 0
+        self.accepted = 0
         self._cuts: dict[Way, int] = {}
 
     async def __aenter__(self) -> Self:
@@ -109,6 +110,11 @@ class TcpProxy:
         for connection in tuple(self._connections.values()):
             connection.reset()
 
+    def forget(self) -> None:
+        """Carry nothing more on the connections that are open, and tell neither end."""
+        for connection in self._connections.values():
+            connection.forgotten = True
+
     def cut(self, way: Way, at_least_bytes: int = 1) -> None:
         """Carry half of the next chunk of this size that goes this way, then reset its connection.
 
@@ -121,8 +127,8 @@ class TcpProxy:
         self._cuts.pop(way, None)
 
     def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._accepted += 1
-        number = self._accepted
+        self.accepted += 1
+        number = self.accepted
         connection = _Connection(self, number, reader, writer)
         self._connections[number] = connection
         connection.ended.add_done_callback(lambda _: self._connections.pop(number, None))
@@ -169,6 +175,7 @@ class _Connection:
         self._proxy = proxy
         self._number = number
         self._writers = [writer]
+        self.forgotten = False
         self.ended = asyncio.ensure_future(self._run(reader, writer))
 
     def reset(self) -> None:
@@ -202,6 +209,8 @@ class _Connection:
             while True:
                 since, chunk = await queue.get()
                 await self._proxy.held(way, since)
+                if self.forgotten:
+                    continue
                 if not chunk:
                     break
                 if self._proxy.is_cut(way, len(chunk)):

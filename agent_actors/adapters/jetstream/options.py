@@ -32,7 +32,9 @@ FIRST_RETRIES = 2
 FIRST_WAIT_S = 0.25
 RECONNECT_BASE_S = 0.05
 RECONNECT_CAP_S = 2.0
-PING_INTERVAL_S = 20
+# A connection that a lost node or a router forgot says nothing; this is how soon it is missed:
+# when so many pings, one each interval, are not answered.
+PING_INTERVAL_S = 2
 MAX_OUTSTANDING_PINGS = 2
 PENDING_BYTES = 8 * 1024 * 1024
 
