@@ -17,7 +17,7 @@ import structlog
 from msgspec import Struct
 
 from agent_actors import __version__
-from agent_actors.errors import AgentActorsError
+from agent_actors.errors import AgentActorsError, PermissionDenied, StreamMissing
 from agent_actors.patience import until_built
 from agent_actors.ports import Acknowledger, ActorReport, ActorSettings, Delivery
 from agent_actors.processes import this_process
@@ -52,11 +52,16 @@ def _no_model(_listener: Callable[[bool], None]) -> None:
     """Tell nothing."""
 
 
+def _no_trouble() -> str:
+    return ""
+
+
 class ActorParts(Struct, frozen=True, kw_only=True):
     """What an actor is made of: the settlement with its adapters, and how to close them.
 
     `watch_model` takes whom to tell whether the model is away, at once and at each change.
-    `sandbox` says what confines the commands of its tools, or why nothing does.
+    `sandbox` says what confines the commands of its tools, or why nothing does; `trouble` what
+    NATS does not do just now, and why.
     """
 
     settle: Settle
@@ -64,6 +69,7 @@ class ActorParts(Struct, frozen=True, kw_only=True):
     close: Callable[[], Awaitable[None]]
     watch_model: Callable[[Callable[[bool], None]], None] = _no_model
     sandbox: str = ""
+    trouble: Callable[[], str] = _no_trouble
 
 
 class Held(Struct, frozen=True):
@@ -94,7 +100,8 @@ class AgentActor:
         self._hurry = asyncio.Event()
         self._model_away = False
         self._alone = False
-        self._trouble = ""
+        self._build_trouble = ""
+        self._unable = False
         self._parts = asyncio.create_task(self._built(build))
         self._heartbeat = asyncio.create_task(self._beat())
 
@@ -158,6 +165,11 @@ class AgentActor:
         await asyncio.shield(self._stop)
 
     @property
+    def _trouble(self) -> str:
+        is_built = self._parts.done() and not self._parts.cancelled()
+        return self._parts.result().trouble() if is_built else self._build_trouble
+
+    @property
     def _free(self) -> int:
         is_closed = self._stop or self._alone
         return 0 if is_closed else max(0, self._slots - len(self._held))
@@ -185,13 +197,12 @@ class AgentActor:
 
     async def _built(self, build: Build) -> ActorParts:
         building = partial(build, self._settings)
-        parts = await until_built(building, self._settings.agent_id, self._note_trouble)
-        self._trouble = ""
+        parts = await until_built(building, self._settings.agent_id, self._note_build_trouble)
         parts.watch_model(self._note_model)
         return parts
 
-    def _note_trouble(self, error: AgentActorsError) -> None:
-        self._trouble = str(error)
+    def _note_build_trouble(self, error: AgentActorsError) -> None:
+        self._build_trouble = str(error)
 
     def _note_model(self, away: bool) -> None:  # noqa: FBT001 - the one thing that is told
         """Tell every supervisor at once, since it then pulls less, or more."""
@@ -214,12 +225,16 @@ class AgentActor:
         A settlement that raised leaves its message unacked: JetStream hands it out again
         after `ack_wait_s`.
         """
+        error = None if settlement.cancelled() else settlement.exception()
+        self._unable = isinstance(error, (PermissionDenied, StreamMissing))
         self._version += 1
         held = self._held.pop(delivery.id)
         self._free_bytes += delivery.size_bytes
         self._alone = False  # it was the only one, if it was alone
         self._news[held.owner].put_nowait(delivery.id)
-        if not settlement.cancelled() and (error := settlement.exception()):
+        if self._unable:
+            log.error("task.unsettled", stream_seq=delivery.source.stream_seq, error=str(error))
+        elif error:
             log.error("task.unsettled", stream_seq=delivery.source.stream_seq, exc_info=error)
 
     async def _wait_for_settlements(self) -> None:
@@ -251,6 +266,7 @@ class AgentActor:
             alone=self._alone,
             stopping=self._stop is not None,
             trouble=self._trouble,
+            unable=self._unable,
             refused=list(refused),
             finished=list(finished),
             **of_hello,

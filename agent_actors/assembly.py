@@ -2,6 +2,7 @@
 
 import os
 from contextlib import AsyncExitStack
+from functools import partial
 
 import structlog
 
@@ -21,6 +22,9 @@ from agent_actors.ports import ActorSettings, Strategy, VLLMClient
 from agent_actors.settlement import SettleDelivery
 from agent_actors.strategies.proposal import GenerateProposal
 from agent_actors.workbench import Workbench
+
+# What could not be settled comes again after `ack_wait_s`, and tells whether that goes on.
+TROUBLE_ACK_WAITS = 2
 
 log = structlog.get_logger()
 
@@ -70,6 +74,7 @@ async def build_agent_actor(settings: ActorSettings) -> ActorParts:
         close=close,
         watch_model=client.watch_model,
         sandbox=workbench.sandbox,
+        trouble=partial(connection.trouble, TROUBLE_ACK_WAITS * settings.pool.ack_wait_s),
     )
 
 

@@ -1,7 +1,8 @@
-"""How much a pool may have in hand while its model is away, and just after: pure.
+"""How much a pool may have in hand while no task can end, and just after: pure.
 
-While it is away one delivery at a time is pulled, to probe with; the backlog waits in JetStream.
-Once it is back the limit grows from one by doubling, so that no herd runs it over again.
+That is while its model is away, or NATS denies what ends a task. Then one delivery at a time is
+pulled, to probe with; the backlog waits in JetStream. Once it is over the limit grows from one
+by doubling, so that no herd runs the model over again.
 """
 
 PROBE_EVERY_S = 1.0
@@ -20,11 +21,11 @@ class Breaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether the model is away."""
+        """Whether no task can end."""
         return self._is_open
 
     def hear(self, *, away: bool, now: float) -> None:
-        """Take note of whether all actors say that the model is away."""
+        """Take note of whether all actors say that no task can end."""
         if away and not self._is_open:
             self._probe_at = now + PROBE_EVERY_S
         elif self._is_open and not away:

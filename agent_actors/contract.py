@@ -374,6 +374,7 @@ class ActorStatus(Struct, frozen=True, kw_only=True):
 
     `sandbox` confines the commands of its tools; empty before it is known. `version` is that of
     its package. An `outdated` one was built from an earlier configuration, and is being replaced.
+    `trouble` tells what NATS does not do for it.
     """
 
     agent_id: str
@@ -384,6 +385,7 @@ class ActorStatus(Struct, frozen=True, kw_only=True):
     sandbox: str = ""
     version: str = ""
     outdated: bool = False
+    trouble: str = ""
 
 
 class PoolStatus(Struct, frozen=True, kw_only=True):

@@ -278,6 +278,7 @@ class Crew:
             slots_used=view.slots - view.free,
             pid=view.pid,
             sandbox=view.sandbox,
+            trouble=view.trouble,
             version=place.package,
             outdated=not place.current,
         )

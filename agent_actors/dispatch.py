@@ -36,6 +36,8 @@ class ActorView(Struct):
     reserved: bool = False
     leaving: bool = False
     model_away: bool = False
+    trouble: str = ""
+    unable: bool = False
     sandbox: str = ""
 
     @property
@@ -81,8 +83,18 @@ class Dispatcher:
     @property
     def model_away(self) -> bool:
         """Whether all actors that have answered say that they cannot reach the model."""
-        known = [actor for actor in self.actors.values() if actor.incarnation]
-        return bool(known) and all(actor.model_away for actor in known)
+        return bool(self._known) and all(actor.model_away for actor in self._known)
+
+    @property
+    def unable(self) -> bool:
+        """Whether no actor that has answered could settle its newest task, for a trouble."""
+        return bool(self.trouble) and all(actor.unable for actor in self._known)
+
+    @property
+    def trouble(self) -> str:
+        """What NATS does not do for all actors that have answered, in the words of one."""
+        is_everywhere = all(actor.trouble for actor in self._known)
+        return self._known[0].trouble if self._known and is_everywhere else ""
 
     def wanted(self, waiting: int, largest_bytes: int) -> int:
         """Return how many deliveries to ask for beside those that wait here or are on their way.
@@ -110,6 +122,8 @@ class Dispatcher:
             alone=report.alone,
             model_away=report.model_away,
             leaving=self.actors[agent_id].leaving,
+            trouble=report.trouble,
+            unable=report.unable,
             held={delivery.id: delivery for delivery in report.held},
             sandbox=report.sandbox,
         )
@@ -201,6 +215,11 @@ class Dispatcher:
         return True
 
     @property
+    def _known(self) -> list[ActorView]:
+        """Those who have answered."""
+        return [actor for actor in self.actors.values() if actor.incarnation]
+
+    @property
     def _willing(self) -> list[ActorView]:
         """Those who reach the model; when nobody does, everybody."""
         actors = list(self.actors.values())
@@ -218,6 +237,8 @@ class Dispatcher:
             actor.free = report.free
             actor.free_bytes = report.free_bytes
             actor.model_away = report.model_away
+            actor.trouble = report.trouble
+            actor.unable = report.unable
 
 
 class _Room:

@@ -27,7 +27,6 @@ from agent_actors.leases import Leases
 from agent_actors.ledger import Claim
 from agent_actors.patience import until_answered, until_built
 from agent_actors.ports import (
-    CONSUMER_MISSING,
     Acknowledger,
     ActorRuntime,
     ActorSettings,
@@ -199,8 +198,8 @@ class PoolSupervisor:
             state, reason = self._state(self._source)
             try:
                 backlog = await self._source.backlog()
-            except StreamMissing:
-                state, reason = "stalled", self._moving or CONSUMER_MISSING
+            except StreamMissing as error:
+                state, reason = "stalled", self._moving or str(error)
             except AgentActorsError as error:
                 reason = reason or str(error)
         actors = self._crew.statuses()
@@ -228,8 +227,8 @@ class PoolSupervisor:
         """Return the pool's state and its reason, as far as they are known without asking."""
         if self._stop:
             return "draining", source.trouble
-        if source.trouble:
-            return "stalled", source.trouble
+        if trouble := source.trouble or self._dispatcher.trouble:
+            return "stalled", trouble
         if self._breaker.is_open:
             return "paused", MODEL_UNAVAILABLE
         if not self._size.wanted:
@@ -251,8 +250,7 @@ class PoolSupervisor:
         return [*self._inbox, *self._unjudged, *self._lane]
 
     def _note_trouble(self, error: AgentActorsError) -> None:
-        missing = isinstance(error, StreamMissing)
-        self._trouble = CONSUMER_MISSING if missing else str(error)
+        self._trouble = str(error)
 
     def _receive(self, delivery: Delivery) -> None:
         again = delivery.source.num_delivered >= ALONE_FROM_DELIVERY
@@ -333,12 +331,14 @@ class PoolSupervisor:
             return False
 
     async def _pull(self, source: TaskSource) -> None:
-        """Ask for as many deliveries as there is room for; while the model is away, for one."""
+        """Ask for as many deliveries as there is room for; for one while tasks cannot end."""
         now = asyncio.get_running_loop().time()
         was_open = self._breaker.is_open
-        self._breaker.hear(away=self._dispatcher.model_away, now=now)
+        unable = self._dispatcher.unable
+        self._breaker.hear(away=self._dispatcher.model_away or unable, now=now)
         if self._breaker.is_open and not was_open:
-            self._log.warning("pool.paused", reason=MODEL_UNAVAILABLE)
+            reason = self._dispatcher.trouble if unable else MODEL_UNAVAILABLE
+            self._log.warning("pool.paused", reason=reason)
             source.withdraw()
         elif was_open and not self._breaker.is_open:
             self._log.info("pool.resumed")

@@ -403,9 +403,10 @@ class ActorReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     slots. `free_bytes` is its room for the messages themselves, though one that holds nothing
     takes one of any size. `refused` and `finished` are ids of deliveries. `model_away`: none of
     the model's endpoints can be reached. `alone`: what it holds is to have no company.
-    `stopping`: it takes nothing more, and will end. `trouble` is what keeps it from working.
-    `held`, `sandbox`, `process` (as `processes` tells it), `built_from` (as in `ActorSettings`)
-    and `package`, the version of its code, are filled by `hello` only.
+    `stopping`: it takes nothing more, and will end. `trouble`: what keeps it from working, or
+    what NATS does not do for it; `unable`: so its newest task could not be settled and stays in
+    the queue. `held`, `sandbox`, `process` (as `processes` tells it), `built_from` (as in
+    `ActorSettings`) and `package`, the version of its code, are filled by `hello` only.
     """
 
     incarnation: str
@@ -418,6 +419,7 @@ class ActorReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     alone: bool = False
     stopping: bool = False
     trouble: str = ""
+    unable: bool = False
     refused: list[str] = []
     finished: list[str] = []
     held: list[Delivery] = []
@@ -508,9 +510,6 @@ class Backlog(Struct, frozen=True, kw_only=True):
     unacked: int
 
 
-CONSUMER_MISSING = "consumer missing: run provision"
-
-
 class HandSize(Struct, frozen=True, kw_only=True):
     """A pool's size as somebody set it, in place of the one that was `configured` then."""
 
@@ -552,7 +551,7 @@ class TaskSource(Protocol):
         ...
 
     async def backlog(self) -> Backlog:
-        """Return what waits. Raises PublishFailed without an answer."""
+        """Return what waits. Raises StreamMissing, PublishFailed without an answer."""
         ...
 
     async def close(self) -> None:

@@ -79,12 +79,20 @@ def _shown(service: ServiceStatus) -> RenderableType:
 def _remarks(service: ServiceStatus) -> Iterator[Text]:
     """Yield what does not fit into a table."""
     for pool in service.pools:
+        yield from _troubles(pool)
         for sandbox in sorted({actor.sandbox for actor in pool.actors} - {""}):
             yield _sandbox(pool, sandbox)
     for subject, count in service.unserved.items():
         yield Text(plain(f"{subject}: no pool serves it; {count} tasks wait"), style="yellow")
     if service.trouble:
         yield Text(plain(f"configuration: {service.trouble}"), style="red")
+
+
+def _troubles(pool: PoolStatus) -> Iterator[Text]:
+    """Yield what NATS does not do for some actors; what it does for none is in the table."""
+    for actor in pool.actors:
+        if actor.trouble and actor.trouble not in pool.reason:
+            yield Text(plain(f"{pool.name}: {actor.agent_id}: {actor.trouble}"), style="red")
 
 
 def _sandbox(pool: PoolStatus, sandbox: str) -> Text:

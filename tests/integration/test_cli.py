@@ -329,6 +329,32 @@ async def test_pools_tell_what_confines_commands_and_shout_when_nothing_does(ben
 
 
 @pytest.mark.nats
+async def test_pools_tell_what_nats_does_not_do_for_one_actor(bench: Bench):
+    def actor(number: int, trouble: str) -> ActorStatus:
+        return ActorStatus(
+            agent_id=f"a-{number}", state="running", slots=1, slots_used=0, trouble=trouble
+        )
+
+    async def pools(_: bytes) -> bytes:
+        one = [actor(0, ""), actor(1, "no answer")]
+        everywhere = [actor(0, "denied"), actor(1, "denied")]
+        return encode(
+            [
+                PoolStatus(name="a", subjects=[], state="running", actors=one),
+                PoolStatus(
+                    name="b", subjects=[], state="stalled", reason="denied", actors=everywhere
+                ),
+            ]
+        )
+
+    await bench.serve({"pools": pools})
+    *_, first, second, below = (await run(bench.url, "pools")).out.splitlines()
+    assert first.split()[:2] == ["a", "running"]
+    assert second.split()[:3] == ["b", "stalled:", "denied"]
+    assert below == "a: a-1: no answer"
+
+
+@pytest.mark.nats
 async def test_status_and_pools_tell_what_the_service_does(bench: Bench):
     actors = [
         ActorStatus(agent_id="default-0", state="running", slots=32, slots_used=5),

@@ -391,6 +391,70 @@ async def test_denied_subjects_that_begin_alike_are_logged_loudly_once(serve, op
     assert [entry["log_level"] for entry in logs] == ["warning", "debug", "warning"]
 
 
+# What stands until it is done.
+
+
+async def test_what_is_denied_stands_until_it_is_done_after_all(serve, open_connection):
+    url = (await serve(USERS)).url
+    owner = await open_connection(with_user(url, "free:p%40ss%2Fword"))
+    await make_stream(owner, "S", "s.>")
+    connection = await open_connection(with_user(url, "bound:b"), inbox_prefix="_INBOX_bound")
+    assert connection.trouble(within_s=60) == ""
+    with pytest.raises(PermissionDenied):
+        await connection.publish_stored("secret.Plan", b"")
+    await connection.publish_stored("s.1", b"")
+    said = 'Permissions Violation for Publish to "secret.Plan"'
+    assert connection.trouble(within_s=60) == said
+
+
+async def test_a_denial_that_nobody_waits_for_stands_too_and_is_told_who_asks(
+    serve, open_connection
+):
+    url = with_user((await serve(USERS)).url, "bound:b")
+    connection = await open_connection(url, inbox_prefix="_INBOX_bound")
+    told: list[str] = []
+    connection.on_denied("secret.Ack", told.append)
+    await connection.send("secret.Ack", b"")
+    await connection.nc.flush()
+    assert told == ['Permissions Violation for Publish to "secret.Ack"']
+    assert connection.trouble(within_s=60) == 'Permissions Violation for Publish to "secret.ack"'
+
+
+async def test_a_missing_stream_stands_until_it_is_made(serve, open_connection):
+    connection = await open_connection((await serve()).url)
+    with pytest.raises(NoResponders):
+        await connection.publish_stored("s.x.1", b"", timeout_s=0.1)
+    assert "agent-actors provision" in connection.trouble(within_s=60)
+    await make_stream(connection, "S", "s.>")
+    await connection.publish_stored("s.x.2", b"")
+    assert connection.trouble(within_s=60) == ""
+
+
+async def test_an_answer_is_no_trouble_though_it_is_no(serve, open_connection):
+    connection = await open_connection((await serve()).url)
+    await make_stream(connection, "S", "s.>")
+    with pytest.raises(ApiError):
+        await connection.api("STREAM.MSG.GET.S", b'{"last_by_subj": "s.1"}')
+    with pytest.raises(FencedOut):
+        await connection.publish_stored("s.1", b"", {"Nats-Expected-Last-Subject-Sequence": "7"})
+    with pytest.raises(PublishRefused):
+        await connection.publish_stored("s.1", bytes(2_000_000))
+    assert connection.trouble(within_s=60) == ""
+
+
+async def test_with_a_new_connection_nothing_stands(serve, open_connection):
+    server = await serve()
+    connection = await open_connection(server.url)
+    with pytest.raises(NoResponders):
+        await connection.publish_stored("s.1", b"", timeout_s=0.1)
+    back = asyncio.Event()
+    _after(connection, "_reconnected_cb", back)
+    await server.stop()
+    await server.start()
+    await asyncio.wait_for(back.wait(), 10)
+    assert connection.trouble(within_s=60) == ""
+
+
 # The first connection.
 
 

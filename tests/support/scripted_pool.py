@@ -75,6 +75,7 @@ class Actor:
         self.on_end: Callable[[], None] = lambda: None
         self.stopping = False
         self.trouble = ""
+        self.unable = False
         self.greets = asyncio.Event()
         self.greets.set()
 
@@ -91,6 +92,7 @@ class Actor:
             alone=self.alone,
             stopping=self.stopping,
             trouble=self.trouble,
+            unable=self.unable,
             **news,
         )
 
@@ -137,6 +139,10 @@ class Actor:
 
     def say_model_is(self, *, away: bool) -> None:
         self.model_away = away
+        self.news.put_nowait([])
+
+    def say_trouble(self, trouble: str, *, unable: bool) -> None:
+        self.trouble, self.unable = trouble, unable
         self.news.put_nowait([])
 
     def die(self) -> None:

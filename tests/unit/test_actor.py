@@ -10,7 +10,7 @@ from support.until import until
 from agent_actors import patience
 from agent_actors.actor import ActorParts, ActorSettings, AgentActor
 from agent_actors.config import Config, PoolConfig
-from agent_actors.errors import ServiceUnreachable
+from agent_actors.errors import PermissionDenied, ServiceUnreachable, StreamMissing
 from agent_actors.ports import Delivery
 
 ROOM_BYTES = 1_000
@@ -45,7 +45,8 @@ class Setting:
         self.work = Work()
         self.wire = Wire()
         self.closed = asyncio.Event()
-        self.trouble: list[Exception] = []
+        self.build_troubles: list[Exception] = []
+        self.trouble = ""
         self.pool = PoolConfig(
             slots=2, max_in_flight_bytes=ROOM_BYTES, ack_wait_s=1.0, hang_timeout_s=1.0
         )
@@ -54,8 +55,8 @@ class Setting:
         self.actor = AgentActor(settings, self.build)
 
     async def build(self, _: ActorSettings) -> ActorParts:
-        if self.trouble:
-            raise self.trouble.pop()
+        if self.build_troubles:
+            raise self.build_troubles.pop()
 
         async def close() -> None:
             self.closed.set()
@@ -71,6 +72,7 @@ class Setting:
             close=close,
             watch_model=watch_model,
             sandbox="bwrap",
+            trouble=lambda: self.trouble,
         )
 
 
@@ -256,6 +258,27 @@ async def test_a_settlement_that_raises_frees_its_slot(setting: Setting):
     assert report.free == 2
 
 
+@pytest.mark.parametrize("error", [PermissionDenied("denied"), StreamMissing("gone")])
+async def test_an_actor_is_unable_from_a_task_that_nats_kept_from_ending_to_one_that_ends(
+    setting: Setting, error: Exception
+):
+    setting.work.failures[ONE.id] = error
+    for each, unable in ((ONE, True), (TWO, False)):
+        await setting.actor.submit("s", [each])
+        await asyncio.sleep(0)
+        setting.work.gates[each.id].set()
+        report = await setting.actor.completions("s")
+        assert (report.finished, report.unable) == ([each.id], unable)
+
+
+async def test_every_answer_tells_what_nats_does_not_do(setting: Setting):
+    setting.trouble = "no answer"
+    assert (await setting.actor.hello("s")).trouble == "no answer"
+    assert (await setting.actor.submit("s", [ONE])).trouble == "no answer"
+    setting.trouble = ""
+    assert (await setting.actor.completions("s")).trouble == ""
+
+
 async def test_what_runs_is_reported_as_in_progress_every_third_of_ack_wait(setting: Setting):
     await setting.actor.submit("s", [ONE, TWO])
     await asyncio.wait_for(setting.wire.beat.wait(), timeout=5)
@@ -296,14 +319,14 @@ async def test_stopping_gives_back_what_does_not_end_in_time(setting: Setting):
 async def test_it_builds_again_until_everything_is_there(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(patience, "BUILD_PAUSE_S", 0.0)
     setting = Setting()
-    setting.trouble = [ServiceUnreachable("not yet"), ServiceUnreachable("not yet")]
+    setting.build_troubles = [ServiceUnreachable("not yet"), ServiceUnreachable("not yet")]
     assert (await setting.actor.hello("s")).free == 2
-    assert not setting.trouble
+    assert not setting.build_troubles
     await setting.actor.stop(0)
 
 
 async def test_an_actor_that_never_stood_can_be_stopped():
     setting = Setting()
-    setting.trouble = [ServiceUnreachable("not yet")] * 1_000
+    setting.build_troubles = [ServiceUnreachable("not yet")] * 1_000
     await setting.actor.stop(0)
     assert not setting.closed.is_set()

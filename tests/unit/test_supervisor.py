@@ -216,9 +216,54 @@ async def test_a_pool_whose_model_is_back_fills_all_its_slots_again(setting: Set
     assert (pool.state, pool.reason) == ("running", "")
 
 
+async def test_a_pool_that_can_settle_nothing_pulls_one_probe_at_a_time_and_says_why(
+    setting: Setting,
+):
+    actor = setting.actors["dev-0"]
+    await setting.source.asked.wait()
+    actor.say_trouble("denied", unable=True)
+    await asyncio.wait_for(setting.source.withdrawn.wait(), 5)
+    setting.source.asked.clear()
+    await asyncio.wait_for(setting.source.asked.wait(), 5)
+    assert setting.source.outstanding == 1
+    (pool,) = (await setting.supervisor.status()).pools
+    assert (pool.state, pool.reason) == ("stalled", "denied")
+    actor.say_trouble("", unable=False)
+    await until(lambda: setting.source.outstanding == 2, timeout_s=5)
+    (pool,) = (await setting.supervisor.status()).pools
+    assert (pool.state, pool.reason) == ("running", "")
+
+
+async def test_a_trouble_that_only_waits_is_told_and_stops_no_pulling(setting: Setting):
+    await setting.source.asked.wait()
+    setting.actors["dev-0"].say_trouble("no answer", unable=False)
+
+    async def reason() -> bool:
+        (pool,) = (await setting.supervisor.status()).pools
+        return (pool.state, pool.reason) == ("stalled", "no answer")
+
+    await until(reason, timeout_s=5)
+    assert (setting.source.outstanding, setting.source.withdrawn.is_set()) == (2, False)
+
+
+async def test_the_trouble_of_one_actor_of_two_is_told_of_that_one():
+    setting = Setting(actors=2)
+    await setting.supervisor.ready()
+    setting.actors["dev-1"].say_trouble("no answer", unable=True)
+
+    async def told() -> bool:
+        (pool,) = (await setting.supervisor.status()).pools
+        troubles = [actor.trouble for actor in pool.actors]
+        return (pool.state, pool.reason, troubles) == ("running", "", ["", "no answer"])
+
+    await until(told, timeout_s=5)
+    assert not setting.source.withdrawn.is_set()
+    await setting.supervisor.stop(0)
+
+
 async def test_status_says_that_the_consumer_is_missing(setting: Setting):
     async def missing() -> Backlog:
-        raise StreamMissing("consumer not found")
+        raise StreamMissing("consumer missing: run provision")
 
     setting.source.backlog = missing
     (pool,) = (await setting.supervisor.status()).pools

@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -34,6 +35,7 @@ from agent_actors.adapters.jetstream.options import (
     redacted,
     wants_tls,
 )
+from agent_actors.adapters.jetstream.troubles import API_PREFIX, FAMILY_TOKENS, Troubles
 from agent_actors.adapters.jetstream.window import Window
 from agent_actors.config import NatsConfig
 from agent_actors.errors import (
@@ -46,7 +48,6 @@ from agent_actors.errors import (
     StreamMissing,
 )
 
-API_PREFIX = "$JS.API."
 CLOSE_TIMEOUT_S = 2
 NO_LEADER_WAIT_S = 0.25
 
@@ -67,13 +68,11 @@ HUNG_UP = (ConnectionResetError, BrokenPipeError)
 NO_STREAM = 10059
 NO_CONSUMER = 10014
 WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
+NOT_FOUND = 404  # an HTTP-like code: what was asked for is not there, which is an answer
 TOO_BIG = frozenset({10054, 10097})  # the message; its headers, of which JetStream takes 64 KiB
 
 # nats-py hands on the server's words in lower case.
 DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"')
-
-# One warning for all denied subjects that begin alike: task keys differ without end.
-FAMILY_TOKENS = 2
 
 log = structlog.get_logger(__name__)
 
@@ -89,6 +88,10 @@ class ApiError(PublishFailed):
         super().__init__(message)
         self.code = code
         self.err_code = err_code
+
+
+class ConsumerMissing(StreamMissing):
+    """The stream is there, and the consumer is not: run `agent-actors provision`."""
 
 
 class PubAck(Struct, frozen=True, kw_only=True):
@@ -155,6 +158,8 @@ class Connection:
         self._replies = ""
         self._replies_denied = ""
         self._denied_families: set[tuple[str, ...]] = set()
+        self._on_denied_publish: dict[str, Callable[[], None]] = {}
+        self._troubles = Troubles()
         self._told = ""
         self.nc = NatsClient(secure=wants_tls(config))
         self.js = JetStreamContext(self.nc, timeout=self._timeout_s)
@@ -202,16 +207,17 @@ class Connection:
         StreamMissing; PermissionDenied.
         """
         limit_s = timeout_s or self._timeout_s
-        try:
-            async with self._window.room(len(payload), limit_s):
-                answer = await self._to_stream(subject, payload, headers, limit_s)
-        except TimeoutError as error:
-            raise _no_room(subject, limit_s) from error
-        reply = _decoded(answer)
-        if reply.error is not None:
-            raise _error_for(reply.error, subject)
-        if not reply.stream:
-            raise PublishFailed(f"{subject}: answered by somebody who is no stream")
+        with self._noting_trouble(subject):
+            try:
+                async with self._window.room(len(payload), limit_s):
+                    answer = await self._to_stream(subject, payload, headers, limit_s)
+            except TimeoutError as error:
+                raise _no_room(subject, limit_s) from error
+            reply = _decoded(answer)
+            if reply.error is not None:
+                raise _error_for(reply.error, subject)
+            if not reply.stream:
+                raise PublishFailed(f"{subject}: answered by somebody who is no stream")
         return PubAck(stream=reply.stream, seq=reply.seq, duplicate=reply.duplicate)
 
     async def api(
@@ -224,16 +230,17 @@ class Connection:
         answer, which may pass), PermissionDenied.
         """
         subject = API_PREFIX + request
-        try:
-            message = await self._exchange(subject, payload, None, timeout_s or self._timeout_s)
-        except NoResponders as error:
-            raise NoResponders(
-                f"{self._url} has no JetStream for this account: switch it on in nats-server, "
-                "or wait for its cluster or hub"
-            ) from error
-        answer = _api_reply.decode(message.data)
-        if "error" in answer:
-            raise _error_for(msgspec.convert(answer["error"], Fault), subject)
+        with self._noting_trouble(subject):
+            try:
+                message = await self._exchange(subject, payload, None, timeout_s or self._timeout_s)
+            except NoResponders as error:
+                raise NoResponders(
+                    f"{self._url} has no JetStream for this account: switch it on in nats-server, "
+                    "or wait for its cluster or hub"
+                ) from error
+            answer = _api_reply.decode(message.data)
+            if "error" in answer:
+                raise _error_for(msgspec.convert(answer["error"], Fault), subject)
         return answer
 
     async def request(
@@ -274,6 +281,17 @@ class Connection:
             raise PublishFailed(f"{subject}: dropped, since NATS is slow or away")
         await self.send(subject, payload)
 
+    def trouble(self, within_s: float) -> str:
+        """Return why something that was asked for in these seconds is not done; empty: all is.
+
+        Denied messages count too that nobody waits for, such as acks.
+        """
+        return self._troubles.reason(within_s)
+
+    def on_denied(self, subject: str, hear: Callable[[str], None]) -> None:
+        """Have `hear` told the server's words when what is sent to this subject is denied."""
+        self._on_denied_publish[subject.lower()] = partial(hear, _denial(subject))
+
     def end(self, reason: str) -> None:
         """Tell whoever lives by this connection to end, since a part that uses it has crashed."""
         self._log.error("nats.user_crashed", reason=reason)
@@ -293,6 +311,23 @@ class Connection:
         await self.nc.subscribe(f"{inbox}.*", cb=self._on_reply)  # pyright: ignore[reportUnknownMemberType]
         # The answer to this ping comes after a denial of the subscription, if there is one.
         await self.nc.flush(timeout=round(self._connect_timeout_s) or 1)
+
+    @contextlib.contextmanager
+    def _noting_trouble(self, subject: str) -> Generator[None]:
+        """Note what becomes of a request, unless it never was sent."""
+        try:
+            yield
+        except PublishRefused:
+            raise
+        except AgentActorsError as error:
+            is_answer = isinstance(error, ApiError) and error.code == NOT_FOUND
+            if is_answer or isinstance(error, FencedOut):
+                self._troubles.clear(subject)
+            else:
+                self._troubles.note(subject, str(error))
+            raise
+        else:
+            self._troubles.clear(subject)
 
     async def _to_stream(
         self, subject: str, payload: bytes, headers: dict[str, str] | None, timeout_s: float
@@ -382,14 +417,21 @@ class Connection:
                 "allow nats.inbox_prefix with .> to this user"
             )
             self._fail_all(PermissionDenied(self._replies_denied))
-        for asked, future in tuple(self._waiting.values()):
-            if verb == "publish" and asked.lower() == subject:
-                _settle(future, PermissionDenied(f'Permissions Violation for Publish to "{asked}"'))
+        if verb == "publish":
+            self._on_publish_denied(subject)
         family = verb, *subject.split(".")[:FAMILY_TOKENS]
         known = family in self._denied_families
         self._denied_families.add(family)
         level = logging.DEBUG if known else logging.WARNING
         self._log.log(level, "nats.denied", verb=verb, subject=subject)
+
+    def _on_publish_denied(self, subject: str) -> None:
+        for asked, future in tuple(self._waiting.values()):
+            if asked.lower() == subject:
+                _settle(future, PermissionDenied(_denial(asked)))
+        self._troubles.note(subject, _denial(subject))
+        if hear := self._on_denied_publish.get(subject):
+            hear()
 
     async def _on_disconnected(self) -> None:
         # The answers to what was sent are lost: nobody listened when they came.
@@ -401,6 +443,7 @@ class Connection:
 
     async def _on_reconnected(self) -> None:
         self._told = ""
+        self._troubles.clear_all()
         self._log.info("nats.reconnected")
 
     async def _on_nats_closed(self) -> None:
@@ -421,6 +464,10 @@ class Connection:
                 await self.nc.flush(timeout=CLOSE_TIMEOUT_S)
         with contextlib.suppress(Error, OSError):
             await self.nc.close()
+
+
+def _denial(subject: str) -> str:
+    return f'Permissions Violation for Publish to "{subject}"'
 
 
 def _settle(
@@ -462,5 +509,6 @@ def _error_for(fault: Fault, subject: str) -> AgentActorsError:
     if fault.err_code in TOO_BIG:
         return PublishRefused(f"{message} ({fault.err_code})")
     if fault.err_code in {NO_STREAM, NO_CONSUMER}:
-        return StreamMissing(f"{message}: run `agent-actors provision`")
+        missing = ConsumerMissing if fault.err_code == NO_CONSUMER else StreamMissing
+        return missing(f"{message}: run `agent-actors provision`")
     return ApiError(f"{message} ({fault.err_code})", code=fault.code, err_code=fault.err_code)

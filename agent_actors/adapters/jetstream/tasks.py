@@ -18,7 +18,8 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error
 
-from agent_actors.adapters.jetstream.connection import ApiError, Connection
+from agent_actors.adapters.jetstream.connection import ApiError, Connection, ConsumerMissing
+from agent_actors.adapters.jetstream.troubles import API_PREFIX
 from agent_actors.contract import TASK_STREAM, peek_task_id
 from agent_actors.errors import (
     AgentActorsError,
@@ -27,7 +28,7 @@ from agent_actors.errors import (
     StreamMissing,
 )
 from agent_actors.ledger import Source
-from agent_actors.ports import CONSUMER_MISSING, Backlog, Delivery
+from agent_actors.ports import Backlog, Delivery
 
 EXPIRES_S = 30
 IDLE_HEARTBEAT_S = 1.0
@@ -36,6 +37,9 @@ ENDING_S = 2.0
 REBIND_PAUSE_S = 0.25
 NANOSECONDS = 1_000_000_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+CONSUMER_MISSING = "consumer missing: run provision"
+STREAM_MISSING = f"stream {TASK_STREAM} missing: run provision"
 
 NO_MESSAGE = 10037  # nats-server's errors.json: no message found
 
@@ -67,6 +71,8 @@ class PullConsumer:
         self._subscription: Subscription | None = None
         self._endings: set[asyncio.Task[None]] = set()
         self._heard = 0.0
+        self._asks_at = f"{API_PREFIX}CONSUMER.MSG.NEXT.{TASK_STREAM}.{name}"
+        self._denied = ""
         self._broken = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
         self._closed = False
@@ -88,6 +94,7 @@ class PullConsumer:
         Raises StreamMissing when the consumer does not exist, PermissionDenied, PublishFailed.
         """
         consumer = cls(connection, name, on_delivery, on_idle)
+        connection.on_denied(consumer._asks_at, consumer._on_denied)
         await consumer._bind()
         consumer._watch = asyncio.create_task(consumer._keep_bound())
         consumer._watch.add_done_callback(consumer._watch_ended)
@@ -172,12 +179,11 @@ class PullConsumer:
                 await self._bind()
             except (AgentActorsError, Error, OSError) as error:
                 self._broken.set()
-                missing = isinstance(error, StreamMissing)
-                self.trouble = CONSUMER_MISSING if missing else str(error)
+                self.trouble = str(error)
                 log.warning("consumer.lost", consumer=self._name, error=str(error))
                 await asyncio.sleep(IDLE_HEARTBEAT_S)
             else:
-                self.trouble = ""
+                self.trouble = self._denied
                 log.info("consumer.bound", consumer=self._name)
                 self._on_idle()
 
@@ -195,23 +201,31 @@ class PullConsumer:
             "expires": EXPIRES_S * NANOSECONDS,
             "idle_heartbeat": int(IDLE_HEARTBEAT_S * NANOSECONDS),
         }
-        subject = f"$JS.API.CONSUMER.MSG.NEXT.{TASK_STREAM}.{self._name}"
         try:
-            await self._connection.send(subject, msgspec.json.encode(request), self._inbox)
+            await self._connection.send(self._asks_at, msgspec.json.encode(request), self._inbox)
         except PublishFailed as error:
             log.warning("consumer.not_asked", consumer=self._name, error=str(error))
             self._broken.set()
+
+    def _on_denied(self, reason: str) -> None:
+        self.trouble = self._denied = reason
 
     async def _on_message(self, inbox: str, created: int, message: Msg) -> None:
         headers = message.headers or {}
         if message.reply:
             if inbox == self._inbox:
-                self._heard = asyncio.get_running_loop().time()
+                self._hear()
                 self._outstanding = max(0, self._outstanding - 1)
             self._on_delivery(_delivery(message, headers, created))
         elif inbox == self._inbox and "Status" in headers:
-            self._heard = asyncio.get_running_loop().time()
+            self._hear()
             self._on_status(headers["Status"], headers)
+
+    def _hear(self) -> None:
+        """Take note that the server answers what it is asked here."""
+        self._heard = asyncio.get_running_loop().time()
+        if self._denied:
+            self.trouble = self._denied = ""
 
     def _on_status(self, status: str, headers: dict[str, str]) -> None:
         if status == HEARTBEAT:
@@ -225,7 +239,12 @@ class PullConsumer:
             self._broken.set()
 
     async def _info(self) -> dict[str, Any]:
-        return await self._connection.api(f"CONSUMER.INFO.{TASK_STREAM}.{self._name}")
+        try:
+            return await self._connection.api(f"CONSUMER.INFO.{TASK_STREAM}.{self._name}")
+        except ConsumerMissing as error:
+            raise StreamMissing(CONSUMER_MISSING) from error
+        except StreamMissing as error:
+            raise StreamMissing(STREAM_MISSING) from error
 
 
 class JetStreamAcks:
