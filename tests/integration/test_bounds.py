@@ -94,7 +94,11 @@ async def test_big_results_wait_for_a_frozen_nats_and_their_copies_do_not_pile_u
     async with (
         raw_server(model) as server,
         running_service(
-            nats_server, server.url, actors=1, slots=len(tasks), nats_timeout_s=0.3
+            nats_server,
+            server.url,
+            actors=1,
+            slots=len(tasks),
+            nats=NatsConfig(url=nats_server.url, request_timeout_s=0.3),
         ) as running,
     ):
         await warm_up(running, model)

@@ -168,6 +168,10 @@ class WheelNats:
         await self.stop()
         await self.start()
 
+    def reload(self) -> None:
+        """Have it read its configuration again, in the background."""
+        os.kill(self._server.pid, signal.SIGHUP)
+
     async def pause(self) -> None:
         os.kill(self._server.pid, signal.SIGSTOP)
         # Until its last thread has stopped, the server may answer still.

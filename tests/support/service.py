@@ -42,6 +42,7 @@ from agent_actors.contract import (
     task_subject,
 )
 from agent_actors.ledger import TaskRecord
+from agent_actors.ports import Stored
 
 # Ray has room for as many actors as this asks for.
 ROOMY = Config(pools={"tests": PoolConfig(actors=64, resources=Resources(num_cpus=1))})
@@ -98,8 +99,12 @@ class RunningService:
             await subscription.unsubscribe()
         return [msgspec.json.decode(each.data, type=AgentResult) for each in messages]
 
+    async def stored(self, task_id: str) -> Stored:
+        """Return the task's record as the ledger has it, if it has any."""
+        return await self._ledger.read(task_key(task_id))
+
     async def record(self, task_id: str) -> TaskRecord:
-        stored = await self._ledger.read(task_key(task_id))
+        stored = await self.stored(task_id)
         assert stored.record is not None, f"{task_id} is not in the ledger"
         return stored.record
 
@@ -134,20 +139,23 @@ async def running_service(
     model_url: str,
     *,
     build_actor: Build = build_agent_actor,
-    nats_timeout_s: float = 5.0,
+    nats: NatsConfig | None = None,
     vllm: VllmConfig = QUICK,
     build: BuildSupervisor | None = None,
     **pool: Any,
 ) -> AsyncIterator[RunningService]:
-    """Run one pool, `default`, on this NATS and model; it is stopped without grace at the end."""
+    """Run one pool, `default`, on this NATS and model; it is stopped without grace at the end.
+
+    `nats` is how the service gets to that NATS, where that differs from how the test does.
+    """
     config = Config(
-        nats=NatsConfig(url=server.url, request_timeout_s=nats_timeout_s),
+        nats=nats or NatsConfig(url=server.url),
         vllm=replace(vllm, urls=(model_url,)),
         streams=StreamsConfig(replicas=server.replicas),
         ray=RayConfig(namespace=f"test-{uuid4().hex[:8]}"),
         pools={"default": PoolConfig(**pool)},
     )
-    link = await connect(config.nats, name="test")
+    link = await connect(NatsConfig(url=server.url), name="test")
     await provision(link, config)
     service = ray_runtime.start_service(config, build_actor=build_actor, build=build)
     try:
