@@ -12,6 +12,8 @@ from support.raw_http import Exchange, raw_server, response
 from support.service import RunningService, running_service
 from support.until import until
 
+from agent_actors.config import NatsConfig
+
 pytestmark = [pytest.mark.ray, pytest.mark.nats, pytest.mark.usefixtures("local_ray")]
 
 MEGABYTE = 1_000_000
