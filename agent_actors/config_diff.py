@@ -1,47 +1,53 @@
-"""What an edited configuration changes, and what a change takes: pure.
+"""What has changed from one configuration to another, and what it takes for that to hold."""
 
-Digests tell whether two configurations, or what actors are built from, are the same without
-giving anything of them away.
-"""
-
-from collections.abc import Iterator
-from fnmatch import fnmatchcase
-from hashlib import blake2b
-from typing import Any, Literal, cast
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 
-from agent_actors.config import Config, PoolConfig
-from agent_actors.config_file import effective
-from agent_actors.config_keys import Tree, as_tree
-from agent_actors.config_types import Secret
+from agent_actors.config import Config
+from agent_actors.config_file import plain
+from agent_actors.config_keys import KeyPath, as_tree, default_of, dotted, keys_of, shape_of
+from agent_actors.config_types import Secret, Section
 
 Effect = Literal["live", "rolling", "restart", "provision"]
 
-# The first pattern that fits a path decides.
-#   live       the pool goes on as it is, under the new setting
-#   rolling    its actors are replaced one after the other, since they are built from it
-#   restart    the service keeps the old one until it is stopped and started
-#   provision  JetStream has it, and `agent-actors provision` brings it there
-EFFECTS: tuple[tuple[str, Effect], ...] = (
-    ("nats.*", "restart"),  # what runs is on that NATS, and its tasks are
-    ("ray.*", "restart"),  # likewise
-    ("streams.*", "provision"),
-    ("pools.*.subjects", "live"),  # the consumers are moved while they are pulled from
-    ("pools.*.actors*", "live"),
-    ("pools.*", "rolling"),
-    ("vllm.*", "rolling"),
-)
-# What an actor is the same without.
-OF_NO_ACTOR = PoolConfig()
+NONE = "(none)"
 
-_canonical = msgspec.json.Encoder(order="sorted").encode
+# What a change of a key takes; the first pattern that fits counts, and `*` is all that is below.
+#   live       the supervisor does it at once, and no actor notices
+#   rolling    actors are made anew, one after the other
+#   restart    the service is started again
+#   provision  `agent-actors provision` changes the streams
+EFFECTS: tuple[tuple[str, Effect], ...] = (
+    # The supervisor itself holds a connection made of this.
+    ("nats.*", "restart"),
+    # It says where the supervisor is, and under which names it finds its actors.
+    ("ray.*", "restart"),
+    # What is stored belongs to whoever may change it, and a change can be refused.
+    ("streams.*", "provision"),
+    # Each actor holds a session with the model.
+    ("vllm.*", "rolling"),
+    # A pool that comes or goes.
+    ("pools", "live"),
+    ("pools.<pool>", "live"),
+    # A filter of the pool's consumer.
+    ("pools.<pool>.subjects", "live"),
+    # The others of the pool stay as they are.
+    ("pools.<pool>.actors", "live"),
+    ("pools.<pool>.actors.*", "live"),
+    # Told to the actors when they are to stop.
+    ("pools.<pool>.stop_grace_s", "live"),
+    # All else is what an actor is made of, or what Ray has placed it by and reserved for it.
+    # `ack_wait_s` and `hang_timeout_s` are, too: actors give signs of life as often as these want.
+    ("pools.<pool>.*", "rolling"),
+)
 
 
 class ConfigChange(Struct, frozen=True, kw_only=True):
-    """A key that is not what it was, with its values as they may be shown; empty: not set."""
+    """A key that differs, with its values as they may be shown; `(none)` for one not there."""
 
     path: str
     now: str
@@ -50,97 +56,109 @@ class ConfigChange(Struct, frozen=True, kw_only=True):
 
 
 def changes(running: Config, wanted: Config) -> list[ConfigChange]:
-    """Return what another configuration changes; a pool that comes or goes is one change."""
-    found = tree_changes(effective(running), effective(wanted))
-    shown = {change.path for change in found}
-    secrets = [
-        ConfigChange(path=path, now="***", wanted="***", effect=effect_of(path))
-        for path in _changed_secrets(running, wanted)
-        if path not in shown
-    ]
-    return sorted([*found, *secrets], key=lambda change: change.path)
+    """Return what differs, in the order of the Structs; a pool that comes or goes is one change."""
+    return list(_differences(Config, running, wanted, ()))
 
 
-def tree_changes(running: Tree, wanted: Tree) -> list[ConfigChange]:
-    """Return the same of two configurations as `config_file.effective` gives them.
-
-    One secret in place of another does not show there.
-    """
-    return [
-        ConfigChange(path=path, now=_shown(now), wanted=_shown(then), effect=effect_of(path))
-        for path, now, then in _differences("", running, wanted)
-    ]
-
-
-def needs_restart(found: list[ConfigChange]) -> list[str]:
-    """Return the keys among the changes that only a restart brings in force."""
+def needs_restart(found: Iterable[ConfigChange]) -> list[str]:
+    """Return the paths of those changes that hold only when the service is started again."""
     return [change.path for change in found if change.effect == "restart"]
 
 
-def effect_of(path: str) -> Effect:
-    """Return what a change of this key takes, by `EFFECTS`."""
-    if path.count(".") == 1 and path.startswith("pools."):
-        return "live"  # a whole pool that comes or goes
-    return next(effect for pattern, effect in EFFECTS if fnmatchcase(path, pattern))
+def effect_of(path: KeyPath) -> Effect:
+    """Return what it takes to change the key at `path`."""
+    return next(effect for pattern, effect in EFFECTS if _fits(pattern, path))
 
 
 def config_digest(config: Config, version: str) -> str:
-    """Return what tells configurations and versions of the package apart: 16 hex digits."""
-    return _digest(config, version)
+    """Return a short hash of a whole configuration, secrets among it, and the package's version.
+
+    It is for comparing, and not for everybody's eyes, as that of an actor's settings.
+    """
+    return _digest({"version": version, "config": config})
 
 
 def actor_settings_digest(config: Config, pool_name: str, version: str) -> str:
-    """Return what tells apart whether actors of a pool are built from the same: 16 hex digits.
+    """Return a short hash of all that an actor of the pool is made of, secrets among it.
 
-    The pool's size and subjects do not count, nor do other pools.
+    Actors with the same digest are interchangeable. `version` is the package's. The digest is for
+    comparing: a weak password could be guessed with its help, so it is not for everybody's eyes.
     """
-    pool = replace(
-        config.pools[pool_name], actors=OF_NO_ACTOR.actors, subjects=OF_NO_ACTOR.subjects
-    )
-    own = replace(config, pools={pool_name: pool}, streams=type(config.streams)())
-    return _digest(own, version)
+    pool = config.pools[pool_name]
+    made_of = {
+        "version": version,
+        "nats": config.nats,
+        "vllm": config.vllm,
+        "pool_name": pool_name,
+        "pool": {
+            name: getattr(pool, name)
+            for name in keys_of(type(pool))
+            if effect_of(("pools", pool_name, name)) != "live"
+        },
+    }
+    return _digest(made_of)
 
 
-def _differences(path: str, now: object, then: object) -> Iterator[tuple[str, object, object]]:
-    before, after = as_tree(now), as_tree(then)
-    if before is None or after is None:
-        if now != then:
-            yield path, now, then
+def _differences(
+    annotation: object, now: object, wanted: object, path: KeyPath
+) -> Iterator[ConfigChange]:
+    if now == wanted:
         return
-    for name in sorted(before.keys() | after.keys(), key=str):
-        below = f"{path}.{name}".lstrip(".")
-        if path == "pools" and (name not in before or name not in after):
-            yield below, _pool_word(before, name), _pool_word(after, name)
-        else:
-            yield from _differences(below, before.get(name), after.get(name))
+    shape, names, wanted_names = shape_of(annotation), as_tree(now), as_tree(wanted)
+    if isinstance(now, Section) and isinstance(wanted, Section):
+        for name, info in keys_of(type(now)).items():
+            before, after = getattr(now, name), getattr(wanted, name)
+            yield from _differences(info.type, before, after, (*path, name))
+    elif shape.named_sections and names is not None and wanted_names is not None:
+        for name in {**names, **wanted_names}:
+            before, after = names.get(name), wanted_names.get(name)
+            yield from _differences(shape.values, before, after, (*path, name))
+    else:
+        now_shown, wanted_shown = _shown(now), _shown(wanted)
+        effect = effect_of(path)
+        yield ConfigChange(path=dotted(path), now=now_shown, wanted=wanted_shown, effect=effect)
 
 
-def _pool_word(pools: Tree, name: object) -> str:
-    return "a pool" if name in pools else ""
-
-
-def _changed_secrets(running: Config, wanted: Config) -> Iterator[str]:
-    before, after = (_hidden(config) for config in (running, wanted))
-    for path, _, _ in _differences("", before, after):
-        yield path
-
-
-def _hidden(config: Config) -> Tree:
-    """Return the configuration with a digest in place of each secret."""
-
-    def hide(value: Any) -> str:  # noqa: ANN401 - msgspec's enc_hook
-        secret = cast("Secret", value).reveal()
-        return blake2b(secret.encode(), digest_size=16).hexdigest() if secret else ""
-
-    return cast("Tree", msgspec.to_builtins(config, enc_hook=hide))
-
-
-def _digest(config: Config, version: str) -> str:
-    told = _canonical([version, _hidden(config)])
-    return blake2b(told, digest_size=8).hexdigest()
+def _digest(made_of: object) -> str:
+    text = msgspec.json.encode(made_of, enc_hook=_revealed, order="deterministic")
+    return hashlib.blake2b(text, digest_size=8).hexdigest()
 
 
 def _shown(value: object) -> str:
-    if value is None or isinstance(value, str):
-        return value or ""
-    return msgspec.json.encode(value).decode()
+    """Return a value as JSON without secrets, and of a section what is not by default."""
+    if value is None:
+        return NONE
+    if isinstance(value, Secret):
+        return repr(value)
+    return msgspec.json.encode(plain(_given(value))).decode()
+
+
+def _given(value: object) -> object:
+    if not isinstance(value, Section):
+        return value
+    values = {name: getattr(value, name) for name in value.__struct_fields__}
+    keys = keys_of(type(value))
+    return {
+        name: _given(inner) for name, inner in values.items() if inner != default_of(keys[name])
+    }
+
+
+def _fits(pattern: str, path: KeyPath) -> bool:
+    parts = pattern.removesuffix(".*").split(".")
+    above = path[: len(parts)]
+    is_deeper = len(path) > len(parts)
+    return (
+        is_deeper == pattern.endswith(".*")
+        and len(above) == len(parts)
+        and all(map(_is_named, parts, above))
+    )
+
+
+def _is_named(part: str, name: str | int) -> bool:
+    return part == name or part.startswith("<")
+
+
+def _revealed(value: object) -> str:
+    if isinstance(value, Secret):
+        return value.reveal()
+    raise NotImplementedError(f"{type(value).__name__} is not part of the configuration")

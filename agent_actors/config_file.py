@@ -76,7 +76,12 @@ def load_config(path: str | None, environ: Mapping[str, str]) -> Config:
 
 def effective(config: Config) -> dict[str, Any]:
     """Return the configuration as plain values, secrets and logins in addresses as `***`."""
-    return cast("dict[str, Any]", _plain(msgspec.to_builtins(config, enc_hook=mask_secret)))
+    return cast("dict[str, Any]", plain(config))
+
+
+def plain(value: object) -> object:
+    """Return a value of the configuration as plain values, secrets and logins as `***`."""
+    return _without_logins(msgspec.to_builtins(value, enc_hook=mask_secret))
 
 
 def to_yaml(config: Config) -> str:
@@ -86,12 +91,12 @@ def to_yaml(config: Config) -> str:
     return config_yaml.dump(effective(config))
 
 
-def _plain(value: object) -> object:
+def _without_logins(value: object) -> object:
     match value:
         case dict():
-            return {name: _plain(inner) for name, inner in cast("Tree", value).items()}
+            return {name: _without_logins(inner) for name, inner in cast("Tree", value).items()}
         case list() | tuple():
-            return [_plain(inner) for inner in cast("list[object]", value)]
+            return [_without_logins(inner) for inner in cast("list[object]", value)]
         case str():
             return mask_address(value)
         case _:

@@ -96,6 +96,11 @@ def keys_of(section: type[Section]) -> dict[str, msgspec.structs.FieldInfo]:
     return {info.name: info for info in msgspec.structs.fields(section)}
 
 
+def default_of(info: msgspec.structs.FieldInfo) -> Any:  # noqa: ANN401 - of the field's type
+    """Return the value of a field that is not given; NODEFAULT if it has to be."""
+    return info.default if info.default_factory is NODEFAULT else info.default_factory()
+
+
 @cache
 def shape_of(annotation: object) -> Shape:
     """Return what a value of this type is made of."""
@@ -229,7 +234,7 @@ def _row(path: KeyPath, info: msgspec.structs.FieldInfo) -> Key:
 def _default(info: msgspec.structs.FieldInfo) -> str:
     if info.required:
         return "(must be given)"
-    value = info.default if info.default_factory is NODEFAULT else info.default_factory()
+    value = default_of(info)
     if shape_of(info.type).named_sections:
         return json.dumps({name: {} for name in value})
     return msgspec.json.encode(value, enc_hook=mask_secret).decode()

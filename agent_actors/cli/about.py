@@ -2,16 +2,21 @@
 
 import platform
 from importlib.metadata import version as version_of
+from typing import Any
 
 import click
+import msgspec
 
 from agent_actors import __version__
 from agent_actors.cli.invocation import Invocation, json_option, shared_options
 from agent_actors.cli.printing import print_json
-from agent_actors.config_diff import tree_changes
+from agent_actors.config import Config
+from agent_actors.config_check import convert
+from agent_actors.config_diff import changes
 from agent_actors.config_file import effective, to_yaml
 from agent_actors.config_keys import reference
 from agent_actors.contract import schema as schema_of_messages
+from agent_actors.errors import ConfigError
 
 # When a change is in force, by `config_diff.Effect`.
 TAKES = {
@@ -83,7 +88,8 @@ def diff(invocation: Invocation, *, as_json: bool) -> None:
     from agent_actors.client import AgentClient  # noqa: PLC0415
 
     running = with_client(invocation, AgentClient.running_config)
-    found = tree_changes(running.config, effective(invocation.load()))
+    here = effective(invocation.load())
+    found = changes(_masked(running.config), _masked(here))
     if as_json:
         print_json(found)
         return
@@ -92,6 +98,15 @@ def diff(invocation: Invocation, *, as_json: bool) -> None:
         return
     rows = ((each.path, each.now, each.wanted, TAKES[each.effect]) for each in found)
     print_table(("Key", "Running", "Here", "In force"), rows)
+
+
+def _masked(tree: dict[str, Any]) -> Config:
+    """Return a configuration whose secrets are masks. Raises ConfigError."""
+    try:
+        return convert(tree, Config)
+    except msgspec.ValidationError as error:
+        message = f"the running service has a configuration of another version: {error}"
+        raise ConfigError(message) from error
 
 
 def _show_reference(*, as_json: bool) -> None:
