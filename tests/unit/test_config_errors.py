@@ -18,6 +18,14 @@ NATS_URL = (
     "a nats:// or tls:// address, or several with commas between, such as nats://127.0.0.1:4222"
 )
 ACTORS = 'a whole number of at least 0, or a map with min and max, such as {"min": 2, "max": 8}'
+LABEL_NAME = (
+    "a label's name as in Kubernetes: at most 63 letters and digits, with -, _ and . between them, "
+    "and before it a domain and a / if need be"
+)
+LABEL_VALUE = (
+    "a value, `in(A,B)` for any of several, or either with `!` before it for all others, such as "
+    "H100"
+)
 VLLM_URL = "an http:// or https:// address, such as "
 POOL_NAME = "1 to 32 of the characters A-Z, a-z, 0-9, _ and -"
 
@@ -118,6 +126,111 @@ FILES = {
     "too few": (
         "pools: {default: {slots: 0}}\n",
         "agents.yaml:1: pools.default.slots is 0; it should be a whole number of at least 1",
+    ),
+    "fewer actors than none": (
+        "pools:\n  default:\n    actors: -1\n",
+        f"agents.yaml:3: pools.default.actors is -1; it should be {ACTORS}",
+    ),
+    "a part of an actor": (
+        "pools: {default: {actors: 1.5}}\n",
+        f"agents.yaml:1: pools.default.actors is 1.5; it should be {ACTORS}",
+    ),
+    "a switch for a size": (
+        "pools: {default: {actors: on}}\n",
+        (
+            "agents.yaml:1: pools.default.actors is true, a true-or-false value; "
+            f"it should be {ACTORS}"
+        ),
+    ),
+    "a list for a size": (
+        "pools: {default: {actors: [1, 8]}}\n",
+        f"agents.yaml:1: pools.default.actors is a list; it should be {ACTORS}",
+    ),
+    "a size left empty": (
+        "pools:\n  default:\n    actors:\n",
+        f"agents.yaml:3: pools.default.actors is empty; it should be {ACTORS}, or left out",
+    ),
+    "a size that follows the load without an end": (
+        "pools:\n  default:\n    actors: {min: 1}\n",
+        (
+            "agents.yaml:3: pools.default.actors.max is missing; "
+            "it should be a whole number of at least 1"
+        ),
+    ),
+    "a bound in another word": (
+        "pools:\n  default:\n    actors:\n      min: 1\n      maximum: 3\n",
+        (
+            "agents.yaml:5: pools.default.actors.maximum is no key; the keys here are min, max, "
+            "target_utilization, scale_up_delay_s, scale_down_delay_s\n"
+            "agents.yaml:3: pools.default.actors.max is missing; "
+            "it should be a whole number of at least 1"
+        ),
+    ),
+    "bounds the wrong way round": (
+        "pools:\n  default:\n    actors:\n      min: 8\n      max: 2\n",
+        "agents.yaml:4: pools.default.actors.min is 8, more than pools.default.actors.max, 2",
+    ),
+    "no actors at most": (
+        "pools:\n  default:\n    actors: {max: 0}\n",
+        ("agents.yaml:3: pools.default.actors.max is 0; it should be a whole number of at least 1"),
+    ),
+    "a share in percent": (
+        "pools:\n  default:\n    actors: {max: 8, target_utilization: 80}\n",
+        (
+            "agents.yaml:3: pools.default.actors.target_utilization is 80; "
+            "it should be a number above 0, at most 1: 0.8 means 80 %"
+        ),
+    ),
+    "a delay with a unit": (
+        "pools:\n  default:\n    actors: {max: 8, scale_down_delay_s: 5m}\n",
+        (
+            'agents.yaml:3: pools.default.actors.scale_down_delay_s is "5m", a text; '
+            "it should be a number from 0 to 2592000"
+        ),
+    ),
+    "bounds beside the size in place of below it": (
+        "pools:\n  default:\n    actors: 2\n    max: 8\n",
+        "agents.yaml:4: pools.default.max is no key; did you mean `pools.<pool>.actors.max`?",
+    ),
+    "a placement that there is not": (
+        "pools:\n  default:\n    placement: strict\n",
+        (
+            'agents.yaml:3: pools.default.placement is "strict"; '
+            "it should be `spread` or `pack`, such as pack"
+        ),
+    ),
+    "a label with a name that Ray refuses": (
+        "pools:\n  default:\n    resources:\n      labels: {gpu type: H100}\n",
+        (
+            'agents.yaml:4: pools.default.resources.labels has a name that is "gpu type"; '
+            f"it should be {LABEL_NAME}"
+        ),
+    ),
+    "a label with a value that Ray refuses": (
+        "ray:\n  supervisor:\n    labels:\n      zone: a/b\n",
+        f'agents.yaml:4: ray.supervisor.labels.zone is "a/b"; it should be {LABEL_VALUE}',
+    ),
+    "a label with a value that no node has": (
+        "pools: {default: {resources: {labels: {gpu: 'in(H100, A100)'}}}}\n",
+        (
+            'agents.yaml:1: pools.default.resources.labels.gpu is "in(H100, A100)"; '
+            f"it should be {LABEL_VALUE}"
+        ),
+    ),
+    "a label with a number for a value": (
+        "pools: {default: {resources: {labels: {generation: 9}}}}\n",
+        (
+            "agents.yaml:1: pools.default.resources.labels.generation is 9, a number; "
+            f"it should be {LABEL_VALUE}, in quotes"
+        ),
+    ),
+    "labels as a list": (
+        "pools: {default: {resources: {labels: [zone=a]}}}\n",
+        (
+            "agents.yaml:1: pools.default.resources.labels is a list; "
+            "it should be a map, from names of labels to their values, such as "
+            '{"ray.io/accelerator-type": "H100"}'
+        ),
     ),
     "too hot": (
         "pools: {default: {temperature: 2.5}}\n",
@@ -476,6 +589,37 @@ VARIABLES = {
         (
             'AGENT_ACTORS_POOLS__DEFAULT__ACTORS: pools.default.actors is "four", a text; '
             f"it should be {ACTORS}"
+        ),
+    ),
+    "a number and a bound": (
+        {
+            "AGENT_ACTORS_POOLS__DEFAULT__ACTORS": "4",
+            "AGENT_ACTORS_POOLS__DEFAULT__ACTORS__MAX": "8",
+        },
+        (
+            "AGENT_ACTORS_POOLS__DEFAULT__ACTORS__MAX: sets pools.default.actors.max, "
+            "but AGENT_ACTORS_POOLS__DEFAULT__ACTORS gives no map; keep one"
+        ),
+    ),
+    "one bound of two": (
+        {"AGENT_ACTORS_POOLS__DEFAULT__ACTORS__MIN": "0"},
+        (
+            "AGENT_ACTORS_POOLS__DEFAULT__ACTORS__MIN: pools.default.actors.max is missing; "
+            "it should be a whole number of at least 1"
+        ),
+    ),
+    "a part of an actor": (
+        {"AGENT_ACTORS_POOLS__DEFAULT__ACTORS": "1.5"},
+        (
+            'AGENT_ACTORS_POOLS__DEFAULT__ACTORS: pools.default.actors is "1.5", a text; '
+            f"it should be {ACTORS}"
+        ),
+    ),
+    "half a map of bounds": (
+        {"AGENT_ACTORS_POOLS__DEFAULT__ACTORS": '{"max": 8'},
+        (
+            "AGENT_ACTORS_POOLS__DEFAULT__ACTORS: pools.default.actors is not JSON (Input data was "
+            f"truncated); it should be {ACTORS}"
         ),
     ),
     "a number out of range": (
