@@ -21,6 +21,7 @@ from support.tcp_proxy import HEALTHY, PARTITIONED, Link, TcpProxy, Way
 
 from agent_actors.adapters import ray_runtime
 from agent_actors.adapters.jetstream.streams import provision
+from agent_actors.client import AgentClient
 from agent_actors.config import RayConfig
 from agent_actors.contract import TASK_STREAM
 from agent_actors.errors import AgentActorsError, ServiceUnreachable
@@ -127,6 +128,28 @@ async def second_service(stage: Stage, dice: Random) -> AsyncIterator[str]:
                 await asyncio.to_thread(service.stop, 0.5)
     finally:
         await asyncio.to_thread(service.kill)
+
+
+# Changes that are none to whoever waits for a result, whatever else befalls the service meanwhile.
+
+
+@fault("pool scaled", PROCESSES)
+async def pool_scaled(stage: Stage, dice: Random) -> AsyncIterator[str]:
+    actors = dice.choice((1, 2, 4, 6))
+    with suppress(AgentActorsError):
+        await AgentClient(stage.link).scale(stage.config.ray.namespace, POOL, actors)
+    yield f"to {actors} actors"
+
+
+@fault("settings edited", PROCESSES)
+async def settings_edited(stage: Stage, dice: Random) -> AsyncIterator[str]:
+    """Have another supervisor take over, and every actor replaced, as an upgrade does too."""
+    pool = replace(stage.config.pools[POOL], temperature=round(dice.uniform(0, 2), 3))
+    stage.config = replace(stage.config, pools={POOL: pool})
+    stage.service = await asyncio.to_thread(
+        ray_runtime.start_service, stage.config, build_actor=build_mortal_actor
+    )
+    yield f"temperature {pool.temperature}"
 
 
 # NATS and the way to it (point 7).

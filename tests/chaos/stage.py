@@ -164,9 +164,14 @@ async def standing_stage(setting: Setting, folder: Path, history: History) -> As
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         await _provision(stage, stack)
         stage.service = ray_runtime.start_service(stage.config, build_actor=build_mortal_actor)
-        stack.callback(stage.service.kill)
+        stack.callback(_end_service, stage)
         await asyncio.to_thread(stage.service.wait_ready, READY_TIMEOUT_S)
         yield stage
+
+
+def _end_service(stage: Stage) -> None:
+    """End the service, whichever it is by then."""
+    stage.service.kill()
 
 
 def _prepare_environment(stage: Stage) -> None:
