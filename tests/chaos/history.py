@@ -72,6 +72,7 @@ class LedgerWrite(Struct, frozen=True, kw_only=True):
     attempt: int
     agent_id: str
     by: str
+    deaths: int = 0
 
 
 class ModelRequest(Struct, frozen=True, kw_only=True):

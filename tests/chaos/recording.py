@@ -8,6 +8,7 @@ from contextlib import suppress
 from datetime import datetime
 from hashlib import blake2b
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from chaos.history import (
@@ -55,6 +56,19 @@ READ_TIMEOUT_S = 10.0
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 OnEvent = Callable[[TaskEvent], None]
+
+
+class Progress(NamedTuple):
+    """How much is left to do, and how often those that kill their actors have done so.
+
+    The latter is bounded, and goes on for long before it makes less of what is left.
+    """
+
+    left: float
+    deaths: int = 0
+
+    def is_beyond(self, known: "Progress") -> bool:
+        return self.left < known.left or (self.left == known.left and self.deaths > known.deaths)
 
 
 async def publish(stage: Stage, planned: Planned) -> None:
@@ -116,23 +130,23 @@ async def sample(stage: Stage) -> None:
 
 
 async def until_quiet(stage: Stage, patience_s: float) -> bool:
-    """Wait until the queue is empty and no slot in use, as long as there is less to do.
+    """Wait until the queue is empty and no slot in use, as long as that comes nearer.
 
     Tells whether it came to that, or nothing was done for `patience_s`.
     """
-    return await until_none_left(lambda: _left(stage), patience_s)
+    return await until_none_left(lambda: _progress(stage), patience_s)
 
 
-async def until_none_left(count: Callable[[], Awaitable[float]], patience_s: float) -> bool:
-    """Count again and again until nothing is left, or the count has not fallen for so long."""
-    left = math.inf
+async def until_none_left(look: Callable[[], Awaitable[Progress]], patience_s: float) -> bool:
+    """Look again and again until nothing is left, or there was no progress for so long."""
+    known = Progress(math.inf)
     with suppress(TimeoutError):
-        while left:
+        while known.left:
             async with asyncio.timeout(patience_s):
-                while (now_left := await count()) >= left:  # noqa: ASYNC110 - no event tells
+                while not (seen := await look()).is_beyond(known):  # noqa: ASYNC110 - no event tells
                     await asyncio.sleep(POLL_S)
-            left = now_left
-    return not left
+            known = seen
+    return not known.left
 
 
 async def collect(stage: Stage) -> None:
@@ -188,8 +202,7 @@ async def _slots_used(stage: Stage) -> int:
     return told.used
 
 
-async def _left(stage: Stage) -> float:
-    """Return how much is left to do, counting what is under way more than once."""
+async def _progress(stage: Stage) -> Progress:
     used = await _slots_used(stage)
     try:
         stream = await stage.link.api(f"STREAM.INFO.{TASK_STREAM}", timeout_s=PUBLISH_TIMEOUT_S)
@@ -197,12 +210,10 @@ async def _left(stage: Stage) -> float:
             f"CONSUMER.INFO.{TASK_STREAM}.{POOL}", timeout_s=PUBLISH_TIMEOUT_S
         )
     except AgentActorsError:
-        return math.inf
-    if used < 0:
-        return math.inf
-    return (
-        stream["state"]["messages"] + consumer["num_pending"] + consumer["num_ack_pending"] + used
-    )
+        return Progress(math.inf)
+    is_busy = bool(used or consumer["num_pending"] or consumer["num_ack_pending"])
+    deaths = {each.task_id: each.deaths for each in stage.history.ledger_writes}
+    return Progress(stream["state"]["messages"] + is_busy, sum(deaths.values()))
 
 
 async def _messages(stage: Stage, stream: str) -> AsyncIterator[Msg]:

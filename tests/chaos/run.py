@@ -22,7 +22,7 @@ from chaos.schedule import PlannedFault, schedule
 from chaos.stage import ChaosFailed, Setting, Stage, standing_stage
 from chaos.telling import SHOWN_LOG_LINES, broken, say, story, summary
 
-# Healed, so long nothing may leave the queue. A task that kills its actors comes back six times.
+# Healed, it must come nearer to quiet within so long.
 QUIET_PATIENCE_S = 60.0
 TELL_EVERY_S = 5.0
 # For publishing what waits still, and for faults to heal, once the time is over.

@@ -171,6 +171,7 @@ class Wiretap:
                 state=record.state,
                 attempt=record.attempt,
                 agent_id=record.agent_id,
+                deaths=record.deaths,
                 by=line.name,
                 **self._now(),
             )
@@ -185,6 +186,7 @@ class _RecordHead(Struct):
     state: str
     attempt: int = 0
     agent_id: str = ""
+    deaths: int = 0
 
 
 _record = msgspec.json.Decoder(_RecordHead)

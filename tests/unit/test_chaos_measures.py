@@ -5,7 +5,7 @@ import math
 import pytest
 from chaos.history import Sample
 from chaos.invariants import MEGABYTE
-from chaos.recording import until_none_left
+from chaos.recording import Progress, until_none_left
 from chaos.report import Recovery, percentile
 from chaos.soak import growth
 
@@ -40,14 +40,36 @@ def test_a_process_that_did_not_live_all_the_time_has_no_growth():
 
 
 @pytest.mark.parametrize(
-    ("counts", "quiet"),
-    [([9, 7, 7, 4, 5, 3, 0], True), ([0], True), ([9, 7, 7], False), ([math.inf], False)],
-    ids=["it falls, now and then", "nothing was left", "it falls no more", "nobody can tell"],
+    ("seen", "quiet"),
+    [
+        ([(9,), (7,), (7,), (4,), (5,), (3,), (0,)], True),
+        ([(0,)], True),
+        ([(9,), (7,), (7,)], False),
+        ([(math.inf,)], False),
+        ([(2, 1), (2, 4), (2, 4)], False),
+    ],
+    ids=["it falls", "nothing was left", "it falls no more", "nobody can tell", "no more deaths"],
 )
-async def test_quiet_is_waited_for_as_long_as_there_is_less_to_do(
-    counts: list[float], *, quiet: bool
+async def test_quiet_is_waited_for_as_long_as_it_comes_nearer(
+    seen: list[tuple[float, ...]], *, quiet: bool
 ):
-    async def count() -> float:
-        return counts.pop(0) if len(counts) > 1 else counts[0]
+    async def look() -> Progress:
+        left, *deaths = seen.pop(0) if len(seen) > 1 else seen[0]
+        return Progress(left, *map(int, deaths))
 
-    assert await until_none_left(count, patience_s=30 if quiet else 0.5) == quiet
+    assert await until_none_left(look, patience_s=30 if quiet else 0.5) == quiet
+
+
+@pytest.mark.parametrize(
+    ("seen", "known", "is_beyond"),
+    [
+        (Progress(4), Progress(5, 9), True),
+        (Progress(5, 3), Progress(5, 2), True),
+        (Progress(5, 2), Progress(5, 2), False),
+        (Progress(6, 9), Progress(5, 2), False),
+    ],
+)
+def test_less_to_do_is_progress_and_so_is_a_death_more(
+    seen: Progress, known: Progress, *, is_beyond: bool
+):
+    assert seen.is_beyond(known) == is_beyond
