@@ -46,9 +46,9 @@ class Place(Struct):
 class Crew:
     """The actors of one pool. `built_from` is the digest of the settings that hold now.
 
-    `on_lost` takes what an actor took down with it, and whether that was alone there; `on_news`
-    is called when there may be more room, or somebody to start or to let go; `spawn` starts a
-    task in whose failure the supervisor fails.
+    `on_lost` takes what an actor took down with it, and whether that was alone there; `on_room`
+    is called when there may be more room, `on_change` when there may be somebody to start or to
+    let go, too; `spawn` starts a task in whose failure the supervisor fails.
     """
 
     def __init__(  # noqa: PLR0913 - it stands between the pool and its actors
@@ -61,7 +61,8 @@ class Crew:
         books: Dispatcher,
         pool_name: str,
         on_lost: OnLost,
-        on_news: Callable[[], None],
+        on_room: Callable[[], None],
+        on_change: Callable[[], None],
         spawn: Spawn,
     ) -> None:
         self._settings_of = settings_of
@@ -71,7 +72,8 @@ class Crew:
         self._books = books
         self._pool_name = pool_name
         self._on_lost = on_lost
-        self._on_news = on_news
+        self._on_room = on_room
+        self._on_change = on_change
         self._spawn = spawn
         self._log = log.bind(pool=pool_name)
         self._places: dict[str, Place] = {}
@@ -147,6 +149,7 @@ class Crew:
         lost = self._books.lose(agent_id)
         self._log.warning("actor.lost", agent_id=agent_id, held=len(lost), error=str(error))
         self._on_lost(agent_id, lost, alone)
+        self._on_change()
 
     def _follow_from_now(self, agent_id: str) -> None:
         self._books.add(agent_id)
@@ -160,7 +163,7 @@ class Crew:
             with await self._greet(agent_id) as actor:
                 try:
                     while self._books.finished(agent_id, await actor.completions(self._id)):
-                        self._on_news()
+                        self._on_room()
                 except ActorLost as error:
                     self.lose(agent_id, error)
 
@@ -190,7 +193,7 @@ class Crew:
         )
         if report.stopping:
             self._let_go(agent_id)
-        self._on_news()
+        self._on_change()
         return WatchedActor(handle, report.process, self._pool.hang_timeout_s)
 
     async def _answer(self, agent_id: str, handle: ActorHandle) -> ActorReport:
@@ -209,14 +212,14 @@ class Crew:
             while True:
                 report = await handle.look()
                 place.placed, place.trouble = True, report.trouble
-                self._on_news()
+                self._on_change()
                 await asyncio.sleep(ASK_WHY_EVERY_S)
 
     def _let_go(self, agent_id: str) -> None:
         if agent_id not in self._leaving:
             self._leaving.add(agent_id)
             self._books.let_go(agent_id)
-            self._on_news()
+            self._on_change()
             self._spawn(self._retire(agent_id))
 
     async def _retire(self, agent_id: str) -> None:
@@ -236,7 +239,7 @@ class Crew:
         del self._places[agent_id]
         self._leaving.discard(agent_id)
         self._log.info("actor.left", agent_id=agent_id)
-        self._on_news()
+        self._on_change()
 
     async def _stopped(self, handle: ActorHandle, grace_s: float) -> ActorLost | None:
         try:

@@ -96,6 +96,8 @@ class PoolSupervisor:
         self._parts = parts
         self._log = log.bind(pool=name)
         self._dispatcher = Dispatcher()
+        self._wake = asyncio.Event()
+        self._reshape = asyncio.Event()
         built_from = actor_settings_digest(config, name, __version__)
         self._crew = Crew(
             settings_of=lambda agent_id: ActorSettings(
@@ -107,7 +109,8 @@ class PoolSupervisor:
             books=self._dispatcher,
             pool_name=name,
             on_lost=self._give_all_back,
-            on_news=self._note_news,
+            on_room=self._wake.set,
+            on_change=self._note_change,
             spawn=self._spawn,
         )
         self._size = PoolSize(self._pool)
@@ -116,8 +119,6 @@ class PoolSupervisor:
         self._inbox: list[Delivery] = []
         self._unjudged: list[Delivery] = []
         self._lane: list[Delivery] = []
-        self._wake = asyncio.Event()
-        self._reshape = asyncio.Event()
         self._progress = asyncio.Condition()
         self._source: TaskSource | None = None
         self._trouble = ""
@@ -240,7 +241,7 @@ class PoolSupervisor:
             raise RuntimeError("the pool does not run")
         return self._group.create_task(work)
 
-    def _note_news(self) -> None:
+    def _note_change(self) -> None:
         self._wake.set()
         self._reshape.set()
 
