@@ -139,6 +139,19 @@ async def test_a_consumer_that_was_made_anew_is_bound_again(
     assert again.source.is_later_than(first.source)
 
 
+async def test_a_consumer_that_was_made_anew_while_nothing_was_asked_of_it_is_bound_again(
+    link: Connection, config: Config, consumer: PullConsumer, received: Received
+):
+    await publish(link, "one")
+    await consumer.pull(1)
+    first = await received.next()
+    await link.js.delete_consumer(TASK_STREAM, "default")
+    await provision(link, config)
+    await asyncio.wait_for(received.idle.wait(), 20)
+    await consumer.pull(1)
+    assert (await received.next()).source.is_later_than(first.source)
+
+
 async def test_pulling_goes_on_after_the_server_came_back(
     link: Connection, consumer: PullConsumer, received: Received, nats_server: NatsServer
 ):

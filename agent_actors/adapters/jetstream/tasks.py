@@ -33,6 +33,7 @@ from agent_actors.ports import Backlog, Delivery
 EXPIRES_S = 30
 IDLE_HEARTBEAT_S = 1.0
 SILENCE_S = 3 * IDLE_HEARTBEAT_S
+LOOK_EVERY_S = 2.0
 ENDING_S = 2.0
 REBIND_PAUSE_S = 0.25
 NANOSECONDS = 1_000_000_000
@@ -68,6 +69,7 @@ class PullConsumer:
         self._on_idle = on_idle
         self._outstanding = 0
         self._inbox = ""
+        self._created = 0
         self._subscription: Subscription | None = None
         self._endings: set[asyncio.Task[None]] = set()
         self._heard = 0.0
@@ -96,7 +98,7 @@ class PullConsumer:
         consumer = cls(connection, name, on_delivery, on_idle)
         connection.on_denied(consumer._asks_at, consumer._on_denied)
         await consumer._bind()
-        consumer._watch = asyncio.create_task(consumer._keep_bound())
+        consumer._watch = asyncio.create_task(consumer._stay_bound())
         consumer._watch.add_done_callback(consumer._watch_ended)
         return consumer
 
@@ -142,7 +144,7 @@ class PullConsumer:
 
         What is under way to the old inbox still comes, beside what is asked for anew.
         """
-        created = _nanoseconds((await self._info())["created"])
+        created = await self._ask_created()
         nc = self._connection.nc
         inbox = nc.new_inbox()
         subscription = await nc.subscribe(  # pyright: ignore[reportUnknownMemberType] - nats-py's cb is untyped
@@ -152,7 +154,7 @@ class PullConsumer:
             pending_bytes_limit=0,
         )
         self._let_go()
-        self._inbox, self._subscription = inbox, subscription
+        self._inbox, self._subscription, self._created = inbox, subscription, created
         self._outstanding = 0
         self._broken.clear()
 
@@ -163,6 +165,28 @@ class PullConsumer:
             self._endings.add(ending)
             ending.add_done_callback(self._endings.discard)
         self._subscription = None
+
+    async def _stay_bound(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_bound())
+            group.create_task(self._look_for_another())
+
+    async def _look_for_another(self) -> None:
+        """Bind again to one that has taken this one's place while nothing was asked of it.
+
+        The server tells nobody then. Taken for the old one's, deliveries of the new one would be
+        stale to the ledger for ever once somebody else has begun a task from it.
+        """
+        while not self._closed:
+            await asyncio.sleep(LOOK_EVERY_S)
+            try:
+                is_another = await self._ask_created() != self._created
+            except StreamMissing:
+                is_another = True
+            except AgentActorsError:
+                continue  # it will answer another time
+            if is_another:
+                self._broken.set()
 
     async def _keep_bound(self) -> None:
         """Bind again when the server says that the consumer is gone, or says nothing."""
@@ -237,6 +261,9 @@ class PullConsumer:
         else:
             log.info("consumer.refused", consumer=self._name, headers=headers)
             self._broken.set()
+
+    async def _ask_created(self) -> int:
+        return _nanoseconds((await self._info())["created"])
 
     async def _info(self) -> dict[str, Any]:
         try:
