@@ -239,6 +239,8 @@ class Dispatcher:
             actor.model_away = report.model_away
             actor.trouble = report.trouble
             actor.unable = report.unable
+            if not actor.sending:
+                actor.alone = report.alone
 
 
 class _Room:

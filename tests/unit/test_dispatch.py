@@ -200,6 +200,19 @@ def test_an_actor_serves_all_again_when_the_lane_is_empty():
     assert dispatcher.free == 4
 
 
+def test_an_actor_serves_all_again_when_nobody_told_of_the_end_of_what_it_had_alone():
+    """Another supervisor of the same name has heard of it: one whose node Ray has given up."""
+    dispatcher = pool(a=4)
+    (suspect,) = lane = messages(1)
+    isolated(dispatcher, lane)
+    dispatcher.finished("a", report(4, version=0))
+    assert dispatcher.free == 0
+    dispatcher.arrived("a", [suspect], report(0, version=1, alone=True))
+    dispatcher.finished("a", report(4, version=2))
+    assert dispatcher.free == 4
+    assert isolated(dispatcher, messages(1)) == "a"
+
+
 def test_a_suspect_that_was_refused_leaves_the_actor_as_it_was():
     dispatcher = pool(a=4)
     (suspect,) = lane = messages(1)
