@@ -3,9 +3,10 @@
 The map of the package, in the order in which a task travels:
 
     contract      what is on the wire: tasks, results, subjects, headers
-    supervisor    starts and stops pools, and answers who asks
-    pool          pulls tasks and hands them out; dispatch keeps its books, breaker stops it,
-                  watching (of processes) finds the actors that are lost
+    supervisor    starts, stops and passes on pools; control answers who asks it
+    pool          pulls tasks and hands them out; dispatch keeps its books, breaker stops it
+    crew          the pool's actors, who come and go as roster decides, to the size that sizing
+                  and scaling say; watching (of processes) finds those that are lost
     actor         works on many tasks at once
     settlement    one delivery, from beginning to exactly one result; reading, leases, ledger,
                   disposition, announcement and oversize each hold a part of that promise
@@ -17,7 +18,7 @@ The map of the package, in the order in which a task travels:
     adapters      the outside: jetstream, vllm, ray_runtime, web, mcp
     assembly      puts an agent together, at its workbench; ray_runtime does so with a supervisor
     client, cli, library    the ways in
-    config, local, observe  configuration; what `up` starts; logs
+    config, local, observe  configuration, and config_diff of two; what `up` starts; logs
 """
 
 from importlib import import_module

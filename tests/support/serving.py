@@ -21,6 +21,10 @@ from agent_actors.contract import PoolStatus, ServiceStatus
 from agent_actors.errors import PublishFailed, ServiceUnreachable
 
 
+# A supervisor and several actors start meanwhile, one after the other.
+SETTLED_WITHIN_S = 60.0
+
+
 class Serving:
     """A `serve` that is ready, its configuration file, and a client."""
 
@@ -52,7 +56,7 @@ class Serving:
     async def pool(self, name: str = "default") -> PoolStatus:
         return next(pool for pool in (await self.status()).pools if pool.name == name)
 
-    async def until_sized(self, count: int, name: str = "default", **until_s: float) -> PoolStatus:
+    async def until_sized(self, count: int, name: str = "default") -> PoolStatus:
         """Return the pool once it has so many actors, and all of them work and are up to date."""
 
         async def sized() -> bool:
@@ -63,7 +67,7 @@ class Serving:
             pools = [pool for pool in status.pools if pool.name == name]
             return bool(pools) and _is_settled(pools[0], count)
 
-        await until(sized, **until_s)
+        await until(sized, timeout_s=SETTLED_WITHIN_S)
         return await self.pool(name)
 
     async def command(self, *args: str) -> tuple[int, str]:
