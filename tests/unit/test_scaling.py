@@ -263,17 +263,17 @@ def test_the_size_never_shrinks_below_what_the_load_asked_for_within_the_delay(
     bounds, first, trace
 ):
     pool = Pool(bounds, wanted=first)
-    seen = []
+    needs = []
     for load, after_s in trace:
         before = pool.state.wanted
         size = pool.at(load, after_s=after_s)
-        if load.pending >= 0:
-            demand = load.pending + load.used
-            needed = math.ceil(demand / (load.slots * bounds.target_utilization) - 1e-6)
-            seen.append((pool.now, min(needed, bounds.max)))
+        room = load.slots * bounds.target_utilization
+        needed = math.ceil((load.pending + load.used) / room - 1e-6) if load.pending >= 0 else 0
         if size < before:
-            recent = [need for at, need in seen if at > pool.now - bounds.scale_down_delay_s]
-            assert size >= max([*recent, seen[-1][1]])
+            since = pool.now - bounds.scale_down_delay_s
+            lately = [need for at, need in needs if at > since]
+            assert size >= min(max([needed, *lately]), bounds.max)
+        needs.append((pool.now, needed))
 
 
 # The loop that is closed: what a pool has of slots decides what it works off.
