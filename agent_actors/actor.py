@@ -119,6 +119,7 @@ class AgentActor:
             sandbox=parts.sandbox,
             process=self._process,
             built_from=self._settings.built_from,
+            hang_timeout_s=self._settings.pool.hang_timeout_s,
             package=__version__,
         )
 

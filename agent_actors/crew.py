@@ -194,7 +194,9 @@ class Crew:
         if report.stopping:
             self._let_go(agent_id)
         self._on_change()
-        return WatchedActor(handle, report.process, self._pool.hang_timeout_s)
+        # One of earlier settings answers as often as those say.
+        hang_timeout_s = report.hang_timeout_s or self._pool.hang_timeout_s
+        return WatchedActor(handle, report.process, hang_timeout_s)
 
     async def _answer(self, agent_id: str, handle: ActorHandle) -> ActorReport:
         """Return the actor's greeting; until it comes, know whether it has a place, and why not."""

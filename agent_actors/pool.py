@@ -65,8 +65,8 @@ class SupervisorParts(Struct, frozen=True, kw_only=True):
     consumer with two callbacks: for each delivery, and for when less is on its way than was
     asked for. `arrange` brings the consumers a step nearer to the configuration, and tells
     which pools wait for what; it takes the pools of earlier configurations that still have
-    actors. `waiting_tasks` counts tasks by subject, None where that may not be asked.
-    `tell_cancelled` takes the key of a task.
+    actors, and those whose actors are not all of this one. `waiting_tasks` counts tasks by
+    subject, None where that may not be asked. `tell_cancelled` takes the key of a task.
     """
 
     max_payload_bytes: int
@@ -77,7 +77,7 @@ class SupervisorParts(Struct, frozen=True, kw_only=True):
     runtime: ActorRuntime
     take_over: Callable[[], Awaitable[None]]
     open_source: OpenSource
-    arrange: Callable[[Collection[str]], Awaitable[Mapping[str, str]]]
+    arrange: Callable[[Collection[str], Collection[str]], Awaitable[Mapping[str, str]]]
     waiting_tasks: Callable[[], Awaitable[Mapping[str, int] | None]]
     serve_control: Callable[[Mapping[str, Endpoint]], Awaitable[object]]
     tell_cancelled: Callable[[str], Awaitable[None]]
@@ -152,6 +152,11 @@ class PoolSupervisor:
             await self._progress.wait_for(
                 lambda: self._source and self._crew.size >= self._size.wanted
             )
+
+    @property
+    def is_as_configured(self) -> bool:
+        """Whether all of its actors work, built from the settings that hold now."""
+        return self._crew.is_as_wanted
 
     @property
     def running(self) -> int:

@@ -406,7 +406,8 @@ class ActorReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     `stopping`: it takes nothing more, and will end. `trouble`: what keeps it from working, or
     what NATS does not do for it; `unable`: so its newest task could not be settled and stays in
     the queue. `held`, `sandbox`, `process` (as `processes` tells it), `built_from` (as in
-    `ActorSettings`) and `package`, the version of its code, are filled by `hello` only.
+    `ActorSettings`), `hang_timeout_s`, by which it answers, and `package`, the version of its
+    code, are filled by `hello` only.
     """
 
     incarnation: str
@@ -426,6 +427,7 @@ class ActorReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     sandbox: str = ""
     process: str = ""
     built_from: str = ""
+    hang_timeout_s: float = 0.0
     package: str = ""
 
 

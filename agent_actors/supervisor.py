@@ -198,7 +198,8 @@ class Supervisor:
             }
             while True:
                 busy = [name for name, dismissal in leaving.items() if not dismissal.done()]
-                waiting = await until_answered(partial(parts.arrange, busy))
+                rolling = [n for n, pool in self._pools.items() if not pool.is_as_configured]
+                waiting = await until_answered(partial(parts.arrange, busy, rolling))
                 for name, pool in self._pools.items():
                     pool.note_moving(waiting.get(name, ""))
                 if not waiting and not busy:

@@ -67,7 +67,7 @@ async def bench(nats_server: NatsServer):
 
 async def arranged(arrangement: ConsumerArrangement) -> None:
     async def done() -> bool:
-        return not await arrangement.step(())
+        return not await arrangement.step()
 
     await until(done)
 
@@ -95,8 +95,8 @@ async def test_a_subject_waits_for_what_its_pool_has_handed_out_while_that_works
     working = await bench.pull("one")
     assert len(working) == 2
     moving = bench.arrangement(one=[DEV], two=[QA])
-    waiting = await moving.step(())
-    waiting = await moving.step(())
+    waiting = await moving.step()
+    waiting = await moving.step()
     assert waiting == {"two": "waits until pool one has answered what it has (2 unacked)"}
     assert await bench.consumers() == {"one"}
 
@@ -108,7 +108,7 @@ async def test_a_subject_waits_for_what_its_pool_has_handed_out_while_that_works
     await working[1].nak()
     (back,) = await bench.pull("one")
     assert (back.subject, back.metadata.num_delivered) == (QA, 2)
-    assert await moving.step(()) != {}
+    assert await moving.step() != {}
 
     # What was handed out since then is not waited for.
     await back.ack_sync()
@@ -122,9 +122,9 @@ async def test_a_move_goes_on_where_another_supervisor_has_left_it(bench: Bench)
     await arranged(bench.arrangement(one=[DEV, QA]))
     await bench.publish(QA)
     (working,) = await bench.pull("one")
-    await bench.arrangement(one=[DEV], two=[QA]).step(())
+    await bench.arrangement(one=[DEV], two=[QA]).step()
     successor = bench.arrangement(one=[DEV], two=[QA])
-    assert list(await successor.step(())) == ["two"]
+    assert list(await successor.step()) == ["two"]
     await working.ack_sync()
     await arranged(successor)
     assert await bench.subjects("two") == [QA]
@@ -135,7 +135,7 @@ async def test_two_pools_swap_their_subjects(bench: Bench):
     await bench.publish(DEV, QA)
     (dev,), (qa,) = await bench.pull("one"), await bench.pull("two")
     swapping = bench.arrangement(one=[QA], two=[DEV])
-    assert sorted(await swapping.step(())) == ["one", "two"]
+    assert sorted(await swapping.step()) == ["one", "two"]
     for name in ("one", "two"):
         assert await bench.subjects(name) == [NOTHING + name]
     await dev.ack_sync()
@@ -153,6 +153,24 @@ async def test_a_pool_that_takes_all_subjects_gets_them_from_pools_that_are_gone
     await arranged(heir)
     assert await bench.consumers() == {"all"}
     assert len(await bench.pull("all")) == 1
+
+
+async def test_ack_wait_is_raised_at_once_and_lowered_only_when_all_actors_know(bench: Bench):
+    async def ack_wait_s() -> float:
+        return (await bench.info("one"))["config"]["ack_wait"] / 1e9
+
+    def lasting(seconds: float) -> ConsumerArrangement:
+        pool = PoolConfig(subjects=(DEV,), ack_wait_s=seconds)
+        return ConsumerArrangement(bench.link, Config(pools={"one": pool}))
+
+    await arranged(lasting(30))
+    await lasting(60).step((), ["one"])
+    assert await ack_wait_s() == 60
+    lower = lasting(6)
+    assert list(await lower.step((), ["one"])) == ["one"]
+    assert await ack_wait_s() == 60
+    await arranged(lower)
+    assert await ack_wait_s() == 6
 
 
 async def test_a_consumer_of_others_is_left_alone(bench: Bench):
@@ -183,7 +201,7 @@ async def test_a_user_who_may_not_make_consumers_leaves_them_to_others(start_nat
     server = await start_nats(users)
     config = NatsConfig(url=server.url, user="few")
     link = await connect(msgspec.structs.replace(config, password=_secret()), name="few")
-    said: Mapping[str, str] = await ConsumerArrangement(link, Config()).step(())
+    said: Mapping[str, str] = await ConsumerArrangement(link, Config()).step()
     await link.close()
     assert said == {}
 

@@ -174,6 +174,7 @@ class Setting:
         self.arrangements: list[Mapping[str, str]] = []
         self.counts: dict[str, int] = {}
         self.took_over = False
+        self.rolling: set[str] | None = None
         self.wire = Wire()
         self.ledger = MemoryLedger()
         self.opened = asyncio.Event()
@@ -215,7 +216,8 @@ class Setting:
     async def take_over(self) -> None:
         self.took_over = True
 
-    async def arrange(self, busy: Collection[str]) -> Mapping[str, str]:
+    async def arrange(self, busy: Collection[str], rolling: Collection[str]) -> Mapping[str, str]:
+        self.rolling = set(rolling)
         return self.arrangements.pop(0) if self.arrangements else {}
 
     async def waiting_tasks(self) -> Mapping[str, int]:

@@ -20,7 +20,6 @@ from agent_actors.client import AgentClient
 from agent_actors.contract import PoolStatus, ServiceStatus
 from agent_actors.errors import PublishFailed, ServiceUnreachable
 
-
 # A supervisor and several actors start meanwhile, one after the other.
 SETTLED_WITHIN_S = 60.0
 

@@ -144,6 +144,20 @@ async def test_an_actor_of_earlier_settings_works_until_another_one_does():
     await setting.supervisor.stop(0)
 
 
+async def test_consumers_are_told_of_pools_whose_actors_are_not_all_of_these_settings(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(supervisor_module, "ARRANGE_EVERY_S", 0.01)
+    setting = Setting(1, existing=["dev-0"])
+    setting.has_room.clear()
+    setting.arrangements += [{"dev": "not yet"}] * 1_000
+    await setting.supervisor.ready()
+    await until(lambda: setting.rolling == {"dev"}, timeout_s=5)
+    setting.has_room.set()
+    await until(lambda: setting.rolling == set(), timeout_s=5)
+    await setting.supervisor.stop(0)
+
+
 async def test_an_actor_that_was_stopping_under_the_last_supervisor_gets_nothing_more():
     setting = Setting(1, existing=["dev-0"])
     setting.actors["dev-0"].stopping = True

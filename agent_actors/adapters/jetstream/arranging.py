@@ -62,16 +62,19 @@ class ConsumerArrangement:
         self._wanted = wanted_consumers(config)
         self._until: dict[str, int] = {}
 
-    async def step(self, busy: Collection[str]) -> Mapping[str, str]:
+    async def step(
+        self, busy: Collection[str] = (), rolling: Collection[str] = ()
+    ) -> Mapping[str, str]:
         """Do what can be done now; return which pools wait for what, none when all is done.
 
-        `busy` are former pools that still have actors. Consumers that we may not see or make
-        are left as they are. Raises PublishFailed without an answer.
+        `busy` are former pools that still have actors, `rolling` those with actors of earlier
+        settings. Consumers that we may not see or make are left as they are. Raises
+        PublishFailed without an answer.
         """
         try:
             found = await find_consumers(self._connection)
             self._note_given_up(found)
-            todo = plan(found, self._wanted, self._until, busy)
+            todo = plan(found, self._wanted, self._until, busy, rolling)
             failed = [await self._take(step) for step in todo.steps]
         except PermissionDenied as error:
             log.info("consumers.not_ours_to_make", reason=str(error))
@@ -108,18 +111,21 @@ def plan(
     wanted: Mapping[str, Json],
     until: Mapping[str, int],
     busy: Collection[str],
+    rolling: Collection[str],
 ) -> Plan:
     """Return the next steps: pure.
 
     `until` has, for each consumer that has given up something, the message by which all of
     that is acked; 0 when it is.
     """
-    planning = _Planning(found, wanted, until, busy)
+    planning = _Planning(found, wanted, until, busy, rolling)
     steps = [*planning.narrowed(), *planning.removed(), *planning.widened()]
     return Plan(steps=steps, waiting=planning.waiting)
 
 
-async def nothing_to_arrange(_: Collection[str]) -> Mapping[str, str]:
+async def nothing_to_arrange(
+    _busy: Collection[str], _rolling: Collection[str]
+) -> Mapping[str, str]:
     """Leave the consumers as they are: others make them."""
     return {}
 
@@ -133,10 +139,12 @@ class _Planning:
         wanted: Mapping[str, Json],
         until: Mapping[str, int],
         busy: Collection[str],
+        rolling: Collection[str],
     ) -> None:
         self._found = found
         self._wanted = wanted
         self._busy = busy
+        self._rolling = rolling
         self._filters = {name: filter_of(info["config"]) for name, info in found.items()}
         self._given_up = {name: _given_up(info) for name, info in found.items() if until.get(name)}
         self._narrowed: set[str] = set()
@@ -183,8 +191,17 @@ class _Planning:
         is_answered = GIVEN_UP in metadata and name not in self._given_up
         if is_answered:
             del metadata[GIVEN_UP]
-        if is_answered or differences(now, self._wanted[name]):
-            yield _update(name, now | self._wanted[name] | {"metadata": metadata})
+        then = self._wanted[name] | self._kept(name, now)
+        if is_answered or differences(now, then):
+            yield _update(name, now | then | {"metadata": metadata})
+
+    def _kept(self, name: str, now: Json) -> Json:
+        """Return what is not to change yet: actors give signs of life as often as theirs says."""
+        is_lower = self._wanted[name]["ack_wait"] < now["ack_wait"]
+        if not is_lower or name not in self._rolling:
+            return {}
+        self.waiting[name] = "its actors are being replaced; ack_wait_s is lowered after that"
+        return {"ack_wait": now["ack_wait"]}
 
     def _obstacle(self, name: str) -> str:
         """Return what keeps a pool's consumer from having all its subjects."""
