@@ -4,13 +4,19 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support.nats import NatsServer
+from support.nats import NatsServer, StartNats
 from support.processes import kill_one
 from support.serving import Serving, serving, settings_for
 from support.until import until
 
+from agent_actors.adapters.jetstream.connection import connect
+from agent_actors.adapters.jetstream.streams import provision
+from agent_actors.config import Config, NatsConfig
+from agent_actors.config_check import convert
+from agent_actors.config_types import Secret
 from agent_actors.contract import AgentResult, AgentTask
 from agent_actors.errors import RequestRefused
 from agent_actors.local.model_server.serving import RunningModelServer, running_model_server
@@ -22,6 +28,7 @@ MODEL = ModelServerSettings(behaviour=Behaviour(latency=Latency(first_token_ms=4
 # Longer than a test may take: what is disturbed comes back too late, or by a nak at once.
 POOL = {"slots": 4, "ack_wait_s": 100, "resources": {"num_cpus": 0.01}}
 RATE = 20.0
+SAME = "The service runs this configuration.\n"
 
 
 class SteadyLoad:
@@ -89,6 +96,7 @@ async def test_an_edited_file_is_taken_over_while_tasks_run(
 ):
     settings = settings_for(nats_server, model.url, {"default": {**POOL, "actors": 1}})
     async with serving(tmp_path, settings, nats_server.url) as service:
+        assert await service.command("config", "diff") == (0, SAME)
         load = SteadyLoad(service)
         service.edit(pools={"default": {**POOL, "actors": 3, "temperature": 0.1}})
         pool = await service.until_sized(3)
@@ -106,6 +114,15 @@ async def test_an_edited_file_is_taken_over_while_tasks_run(
         service.edit(streams=streams, ray=ray)
         await until(lambda: trouble_is(service, "ray.supervisor.num_cpus: restart the service"))
         assert "provision" in (await service.status()).trouble
+        code, said = await service.command("config", "diff")
+        assert code == 0
+        (row,) = [line for line in said.splitlines() if "num_cpus" in line]
+        assert row.split(maxsplit=3) == [
+            "ray.supervisor.num_cpus",
+            "0.1",
+            "0.2",
+            "after a restart of the service",
+        ]
 
 
 async def trouble_is(service: Serving, words: str) -> bool:
@@ -119,18 +136,66 @@ async def test_pools_come_and_go_and_take_their_subjects_along(
     settings = settings_for(nats_server, model.url, {"one": one})
     async with serving(tmp_path, settings, nats_server.url) as service:
         loads = [SteadyLoad(service, role) for role in ("dev", "qa")]
+        early = AgentTask(task_id="early", task_description="nobody serves it", role="data")
+        waiting = await service.client.submit(early)
         two = {**POOL, "actors": 1, "subjects": ["agent.tasks.qa"]}
         service.edit(pools={"one": {**one, "subjects": ["agent.tasks.dev"]}, "two": two})
         await service.until_sized(1, "two")
         await until(lambda: served_by(service, "two"))
+        assert (await service.status()).unserved == {"agent.tasks.data": 1}
         service.edit(pools={"all": {**POOL, "actors": 2}})
         await service.until_sized(2, "all")
         await until(lambda: served_by(service, "all"))
         for load in loads:
             assert_undisturbed(await load.finish())
+        assert (await waiting.result(timeout_s=30)).success
         assert [pool.name for pool in (await service.status()).pools] == ["all"]
 
 
 async def served_by(service: Serving, name: str) -> bool:
     pool = await service.pool(name)
     return pool.state == "running" and not pool.reason and pool.settled > 0
+
+
+FEW_RIGHTS = """
+authorization { users: [
+  { user: admin, password: x }
+  { user: service, password: x, permissions: { publish: { allow: ">", deny: [
+      "$JS.API.CONSUMER.LIST.>", "$JS.API.CONSUMER.CREATE.>",
+      "$JS.API.STREAM.CREATE.>", "$JS.API.STREAM.UPDATE.>" ] } } }
+] }
+"""
+
+
+async def test_a_pool_whose_consumer_the_service_may_not_make_says_what_to_do(
+    start_nats: StartNats, model: RunningModelServer, tmp_path: Path
+):
+    server = await start_nats(FEW_RIGHTS)
+    admin = NatsConfig(url=server.url, user="admin", password=Secret("x"))
+    dev = {**POOL, "actors": 1, "subjects": ["agent.tasks.dev"]}
+    nats = {"url": server.url, "user": "service", "password": "x"}
+    settings = settings_for(server, model.url, {"one": dev}, nats=nats)
+    link = await connect(admin, name="admin")
+    await provision(link, loaded(settings))
+    async with serving(tmp_path, settings, admin) as service:
+        service.edit(pools={"one": dev, "two": {**dev, "subjects": ["agent.tasks.qa"]}})
+        missing = "consumer missing: run provision"
+
+        async def told() -> bool:
+            pools = {pool.name: pool.reason for pool in (await service.status()).pools}
+            return missing in pools.get("two", "")
+
+        await until(told)
+        await provision(link, loaded(service.settings))
+        await service.until_sized(1, "two")
+        await until(lambda: is_running(service, "two"))
+    await link.close()
+
+
+async def is_running(service: Serving, name: str) -> bool:
+    pool = await service.pool(name)
+    return (pool.state, pool.reason) == ("running", "")
+
+
+def loaded(settings: dict[str, Any]) -> Config:
+    return convert(settings, Config)

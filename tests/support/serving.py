@@ -17,6 +17,7 @@ from support.nats import NatsServer
 from support.until import until
 
 from agent_actors.client import AgentClient
+from agent_actors.config import NatsConfig
 from agent_actors.contract import PoolStatus, ServiceStatus
 from agent_actors.errors import PublishFailed, ServiceUnreachable
 
@@ -105,11 +106,14 @@ def settings_for(
 
 @asynccontextmanager
 async def serving(
-    folder: Path, settings: dict[str, Any], url: str, env: Mapping[str, str] | None = None
+    folder: Path,
+    settings: dict[str, Any],
+    to: str | NatsConfig,
+    env: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Serving]:
-    """Run `serve` until the block ends, and its service with it."""
+    """Run `serve` until the block ends, and its service with it; `to` is how tests get to NATS."""
     file = folder / "agent-actors.yaml"
-    async with AgentClient.connect(url) as client:
+    async with AgentClient.connect(to) as client:
         service = Serving(file, settings, client)
         service.edit()
         service.process = await start_serve(service.file, env)

@@ -30,7 +30,7 @@ from agent_actors.adapters.jetstream.wanted import (
 )
 from agent_actors.config import Config
 from agent_actors.contract import TASK_STREAM, TASK_SUBJECTS, subjects_overlap
-from agent_actors.errors import AgentActorsError, PermissionDenied
+from agent_actors.errors import AgentActorsError, PermissionDenied, ServiceUnreachable
 
 log = structlog.get_logger()
 
@@ -79,6 +79,8 @@ class ConsumerArrangement:
         except PermissionDenied as error:
             log.info("consumers.not_ours_to_make", reason=str(error))
             return {}
+        except ServiceUnreachable as error:  # JetStream is about to start
+            return dict.fromkeys(self._wanted, str(error))
         return {**todo.waiting, **{name: why for name, why in failed if why}}
 
     async def _take(self, step: Step) -> tuple[str, str]:
