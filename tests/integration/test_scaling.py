@@ -53,8 +53,7 @@ class SteadyLoad:
         """Publish no more, and return the one result of each task."""
         self._publishing.cancel()
         await asyncio.wait([self._publishing])
-        client = self._service.client
-        return [await client.result(task_id, timeout_s=60) for task_id in self._tasks]
+        return list((await self._service.results(self._tasks)).values())
 
 
 def assert_undisturbed(results: list[AgentResult]) -> None:

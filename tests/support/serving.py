@@ -5,35 +5,39 @@ import json
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import ray
 import yaml
 from support.nats import NatsServer
 from support.until import until
 
+from agent_actors.adapters.jetstream.connection import Connection, connect
 from agent_actors.client import AgentClient
 from agent_actors.config import NatsConfig
-from agent_actors.contract import PoolStatus, ServiceStatus
+from agent_actors.contract import AgentResult, PoolStatus, ServiceStatus
 from agent_actors.errors import PublishFailed, ServiceUnreachable
 
 # A supervisor and several actors start meanwhile, one after the other.
 SETTLED_WITHIN_S = 60.0
+RESULT_WITHIN_S = 30.0
+ASK_AGAIN_S = 0.1
 
 
 class Serving:
     """A `serve` that is ready, its configuration file, and a client."""
 
-    def __init__(self, file: Path, settings: dict[str, Any], client: AgentClient) -> None:
+    def __init__(self, file: Path, settings: dict[str, Any], link: Connection) -> None:
         self.file = file
         self.settings = settings
-        self.client = client
+        self.client = AgentClient(link)
         self.process: Process
-        self.log: list[str] = []
+        self._link = link
 
     @property
     def cluster(self) -> str:
@@ -51,20 +55,33 @@ class Serving:
         new.replace(self.file)
 
     async def status(self) -> ServiceStatus:
-        return await self.client.service_status()
+        """Return what the service says, as soon as it does: its supervisor may just be replaced."""
+        async with asyncio.timeout(SETTLED_WITHIN_S):
+            while True:
+                with suppress(PublishFailed, ServiceUnreachable):
+                    return await self.client.service_status()
+                await asyncio.sleep(ASK_AGAIN_S)
 
     async def pool(self, name: str = "default") -> PoolStatus:
         return next(pool for pool in (await self.status()).pools if pool.name == name)
+
+    async def results(self, task_ids: Collection[str]) -> dict[str, AgentResult]:
+        """Return the one result of each of these tasks, in the order in which they ended."""
+        found: dict[str, AgentResult] = {}
+        subscription = await self._link.js.subscribe("agent.response.*", ordered_consumer=True)
+        while not found.keys() >= set(task_ids):
+            message = await subscription.next_msg(timeout=RESULT_WITHIN_S)
+            result = msgspec.json.decode(message.data, type=AgentResult)
+            assert result.task_id not in found, "announced twice"
+            found[result.task_id] = result
+        await subscription.unsubscribe()
+        return {task_id: result for task_id, result in found.items() if task_id in task_ids}
 
     async def until_sized(self, count: int, name: str = "default") -> PoolStatus:
         """Return the pool once it has so many actors, and all of them work and are up to date."""
 
         async def sized() -> bool:
-            try:
-                status = await self.status()
-            except (PublishFailed, ServiceUnreachable):  # its supervisor is being replaced
-                return False
-            pools = [pool for pool in status.pools if pool.name == name]
+            pools = [pool for pool in (await self.status()).pools if pool.name == name]
             return bool(pools) and _is_settled(pools[0], count)
 
         await until(sized, timeout_s=SETTLED_WITHIN_S)
@@ -113,17 +130,18 @@ async def serving(
 ) -> AsyncIterator[Serving]:
     """Run `serve` until the block ends, and its service with it; `to` is how tests get to NATS."""
     file = folder / "agent-actors.yaml"
-    async with AgentClient.connect(to) as client:
-        service = Serving(file, settings, client)
-        service.edit()
-        service.process = await start_serve(service.file, env)
-        try:
-            yield service
-        finally:
-            if service.process.returncode is None:
-                service.process.terminate()
-            await service.command("drain", "--timeout", "0")
-            await service.process.communicate()
+    link = await connect(to if isinstance(to, NatsConfig) else NatsConfig(url=to), name="test")
+    service = Serving(file, settings, link)
+    service.edit()
+    service.process = await start_serve(service.file, env)
+    try:
+        yield service
+    finally:
+        if service.process.returncode is None:
+            service.process.terminate()
+        await service.command("drain", "--timeout", "0")
+        await service.process.communicate()
+        await link.close()
 
 
 async def start_serve(file: Path, env: Mapping[str, str] | None = None) -> Process:
