@@ -18,9 +18,21 @@ def pids_named(title: str, *, below: int = 0) -> list[int]:
 
     Ray's begin with `ray::`, as in `ray::AgentActor`.
     """
-    mine = {below or os.getpid()}
+    return [pid for pid in descendants(below) if _title(pid).startswith(title)]
+
+
+def pids_running(program: str, *, below: int = 0) -> list[int]:
+    """Return the descendants of a process, or of this one, that run a program of this name."""
+    return [pid for pid in descendants(below) if Path(_title(pid).split(" ")[0]).name == program]
+
+
+def descendants(of: int = 0) -> list[int]:
     parents = dict(_parents())
-    return [pid for pid in parents if _title(pid).startswith(title) and _above(pid, parents) & mine]
+    return [pid for pid in parents if (of or os.getpid()) in _above(pid, parents)]
+
+
+def children_of(pid: int) -> list[int]:
+    return [child for child, parent in _parents() if parent == pid]
 
 
 def kill_one(title: str, *, below: int = 0) -> int:

@@ -71,12 +71,10 @@ def local_ray() -> Iterator[None]:
 QUICK = VllmConfig(retry_base_s=0.02, probe_interval_s=0.1)
 
 
-class RunningService:
-    """A service that is ready, and what a test sees of it from outside."""
+class SeenService:
+    """A service that is ready, as its users see it: through NATS."""
 
-    def __init__(self, config: Config, service: ray_runtime.Service, link: Connection) -> None:
-        self.config = config
-        self.service = service
+    def __init__(self, link: Connection) -> None:
         self.link = link
         self.js = link.js
         self._ledger = JetStreamLedger(link)
@@ -131,6 +129,15 @@ class RunningService:
             except NotFoundError:
                 continue
         return letters
+
+
+class RunningService(SeenService):
+    """A service on this session's Ray, with a handle on its supervisor."""
+
+    def __init__(self, config: Config, service: ray_runtime.Service, link: Connection) -> None:
+        super().__init__(link)
+        self.config = config
+        self.service = service
 
 
 @asynccontextmanager
