@@ -263,6 +263,7 @@ class AgentActor:
             slots=self._slots,
             free=self._free,
             free_bytes=self._free_bytes,
+            used=len(self._held),
             model_away=self._model_away,
             alone=self._alone,
             stopping=self._stop is not None,

@@ -280,7 +280,7 @@ class Crew:
             agent_id=agent_id,
             state=state,
             slots=view.slots,
-            slots_used=view.slots - view.free,
+            slots_used=view.in_use,
             pid=view.pid,
             sandbox=view.sandbox,
             trouble=view.trouble,

@@ -26,6 +26,7 @@ class ActorView(Struct):
     incarnation: str = ""
     pid: int = 0
     slots: int = 0
+    in_use: int = 0
     free: int = 0
     free_bytes: int = 0
     version: int = -1
@@ -43,13 +44,13 @@ class ActorView(Struct):
     @property
     def used(self) -> int:
         """Slots that are taken, and those that something is on its way to."""
-        return self.slots - max(0, self.free - self.sending)
+        return min(self.slots, self.in_use + self.sending)
 
     @property
     def available(self) -> int:
         """Slots that may get something."""
         is_closed = self.alone or self.reserved or self.leaving
-        return 0 if is_closed else self.slots - self.used
+        return 0 if is_closed else max(0, self.free - self.sending)
 
     @property
     def available_bytes(self) -> int:
@@ -116,6 +117,7 @@ class Dispatcher:
             incarnation=report.incarnation,
             pid=report.pid,
             slots=report.slots,
+            in_use=report.used,
             free=report.free,
             free_bytes=report.free_bytes,
             version=report.version,
@@ -145,8 +147,8 @@ class Dispatcher:
         return shrunk
 
     def remove(self, agent_id: str) -> None:
-        """Forget an actor that has ended."""
-        del self.actors[agent_id]
+        """Forget an actor that has ended: what it held it has settled, if too late to tell."""
+        self.settled += len(self.actors.pop(agent_id).held)
 
     def assign(self, inbox: list[Delivery]) -> dict[str, list[Delivery]]:
         """Take deliveries off the inbox, each for the actor with the most free slots.
@@ -180,8 +182,8 @@ class Dispatcher:
             actor.reserved = False
         if not lane or not actors or any(actor.alone for actor in actors):
             return None
-        emptiest = min(actors, key=lambda actor: (actor.used, actor.agent_id))
-        if emptiest.used:
+        emptiest = min(actors, key=lambda actor: (-actor.available, actor.agent_id))
+        if emptiest.available < emptiest.slots:
             emptiest.reserved = True
             return None
         emptiest.alone = True
@@ -234,6 +236,7 @@ class Dispatcher:
         """Believe the newest word only: answers may overtake each other."""
         if report.version >= actor.version:
             actor.version = report.version
+            actor.in_use = report.used
             actor.free = report.free
             actor.free_bytes = report.free_bytes
             actor.model_away = report.model_away

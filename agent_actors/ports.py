@@ -400,14 +400,15 @@ class ActorReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an actor says of itself in each of its answers.
 
     `incarnation` changes when the actor is restarted, `version` grows with each change of its
-    slots. `free_bytes` is its room for the messages themselves, though one that holds nothing
-    takes one of any size. `refused` and `finished` are ids of deliveries. `model_away`: none of
-    the model's endpoints can be reached. `alone`: what it holds is to have no company.
-    `stopping`: it takes nothing more, and will end. `trouble`: what keeps it from working, or
-    what NATS does not do for it; `unable`: so its newest task could not be settled and stays in
-    the queue. `held`, `sandbox`, `process` (as `processes` tells it), `built_from` (as in
-    `ActorSettings`), `hang_timeout_s`, by which it answers, and `package`, the version of its
-    code, are filled by `hello` only.
+    slots. `used` are those in which something runs, `free` those that may get something: none of
+    one that is `stopping`, or whose delivery is `alone`. `free_bytes` is its room for the messages
+    themselves, though one that holds nothing takes one of any size. `refused` and `finished` are
+    ids of deliveries. `model_away`: none of the model's endpoints can be reached. `alone`: what it
+    holds is to have no company. `stopping`: it takes nothing more, and will end. `trouble`: what
+    keeps it from working, or what NATS does not do for it; `unable`: so its newest task could not
+    be settled and stays in the queue. `held`, `sandbox`, `process` (as `processes` tells it),
+    `built_from` (as in `ActorSettings`), `hang_timeout_s`, by which it answers, and `package`, the
+    version of its code, are filled by `hello` only.
     """
 
     incarnation: str
@@ -416,6 +417,7 @@ class ActorReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     slots: int
     free: int
     free_bytes: int
+    used: int = 0
     model_away: bool = False
     alone: bool = False
     stopping: bool = False

@@ -81,13 +81,15 @@ class Actor:
 
     def report(self, **news: Any) -> ActorReport:
         self.version += 1
+        is_closed = self.alone or self.stopping or self.stopped_with is not None
         return ActorReport(
             incarnation=str(self.life),
             pid=1,
             version=self.version,
             slots=self.slots,
-            free=self.slots - len(self.held),
+            free=0 if is_closed else self.slots - len(self.held),
             free_bytes=self.free_bytes,
+            used=len(self.held),
             model_away=self.model_away,
             alone=self.alone,
             stopping=self.stopping,

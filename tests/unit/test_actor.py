@@ -95,7 +95,7 @@ async def test_it_takes_what_it_has_slots_for_and_refuses_the_rest(setting: Sett
 
 async def test_an_empty_actor_takes_one_delivery_alone_and_nothing_beside_it(setting: Setting):
     first = await setting.actor.submit("s", [ONE], alone=True)
-    assert (first.refused, first.free, first.alone) == ([], 0, True)
+    assert (first.refused, first.used, first.free, first.alone) == ([], 1, 0, True)
     assert (await setting.actor.submit("s", [TWO])).refused == [TWO.id]
     await until(lambda: ONE.id in setting.work.gates)
     setting.work.gates[ONE.id].set()
@@ -302,6 +302,8 @@ async def test_stopping_waits_for_what_runs_and_takes_nothing_more(setting: Sett
     stopping = asyncio.create_task(setting.actor.stop(60))
     await asyncio.sleep(0)
     assert (await setting.actor.submit("s", [TWO])).refused == [TWO.id]
+    report = await setting.actor.look()
+    assert (report.used, report.free, report.stopping) == (1, 0, True)
     assert not stopping.done()
     setting.work.gates[ONE.id].set()
     await stopping

@@ -267,6 +267,31 @@ async def test_a_pool_follows_its_load_to_none_and_back(monkeypatch: pytest.Monk
     await setting.supervisor.stop(0)
 
 
+async def test_a_pool_that_shrinks_does_not_grow_again_for_the_slots_that_it_gives_up(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(pool_module, "LOOK_EVERY_S", 0.01)
+    actors = {"min": 0, "max": 3, "target_utilization": 1.0, "scale_down_delay_s": 0.1}
+    setting = Setting(actors, slots=4)
+    setting.backlog = Backlog(pending=12, unacked=0)
+    await setting.supervisor.ready()
+    await until(lambda: len(setting.there) == 3, timeout_s=5)
+    for actor in setting.actors.values():
+        actor.may_stop.clear()
+    setting.source.deliver(*(delivery(stream_seq=seq) for seq in (1, 2, 3)))
+    await until(lambda: all(actor.held for actor in setting.actors.values()), timeout_s=5)
+    setting.backlog = Backlog(pending=0, unacked=3)
+    by_now = setting.actors.values()
+    await until(lambda: sum(actor.stopped_with is not None for actor in by_now) == 2, timeout_s=5)
+    for actor in by_now:
+        actor.settle()  # nothing: it only tells how it stands
+    await until(lambda: all(actor.news.empty() for actor in by_now), timeout_s=5)
+    pool = await pool_of(setting)
+    assert (pool.wanted, pool.draining, pool.slots_used) == (1, 2, 3)
+    await asyncio.wait_for(setting.supervisor.stop(0), 5)
+    assert len(setting.actors) == 3
+
+
 async def test_the_running_configuration_is_told_without_secrets():
     async with running(1) as setting:
         reply = msgspec.json.decode(await setting.endpoints["config"](b"") or b"")

@@ -15,6 +15,7 @@ def report(
     free: int,
     *,
     free_bytes: int = ROOMY,
+    used: int | None = None,
     version: int = 0,
     life: str = "one",
     **news: object,
@@ -26,6 +27,7 @@ def report(
         slots=4,
         free=free,
         free_bytes=free_bytes,
+        used=4 - free if used is None else used,
         **news,
     )
 
@@ -90,6 +92,23 @@ def test_only_the_newest_word_about_free_slots_counts():
     dispatcher.finished("a", report(4, version=4, finished=done))
     dispatcher.arrived("a", batch, report(2, version=2))
     assert dispatcher.free == 4
+    assert dispatcher.settled == 2
+
+
+def test_an_actor_that_takes_nothing_more_uses_the_slots_that_it_has_work_in_and_no_others():
+    dispatcher = pool(a=3, b=4)
+    dispatcher.let_go("a")
+    dispatcher.finished("a", report(0, used=1, version=1, stopping=True))
+    assert dispatcher.used == 1
+    assert dispatcher.free == 4
+
+
+def test_what_an_actor_had_no_time_to_tell_before_it_ended_counts_as_settled():
+    dispatcher = pool(a=4)
+    batch = dispatcher.assign(messages(2))["a"]
+    dispatcher.arrived("a", batch, report(2, version=1))
+    dispatcher.finished("a", report(3, version=2, finished=[batch[0].id]))
+    dispatcher.remove("a")
     assert dispatcher.settled == 2
 
 
