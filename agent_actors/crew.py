@@ -119,9 +119,12 @@ class Crew:
             self._let_go(agent_id)
 
     async def stop(self, grace_s: float) -> None:
-        """End all actors, once they have finished what they can in the time of grace."""
-        handles = [place.handle for place in self._places.values() if place.handle]
-        await asyncio.gather(*(self._stopped(handle, grace_s) for handle in handles))
+        """End all actors, once they have finished what they can in the time of grace.
+
+        What one takes down with it that dies meanwhile is handed on.
+        """
+        answered = [name for name, place in self._places.items() if place.handle]
+        await asyncio.gather(*(self._stopped_or_lost(name, grace_s) for name in answered))
         unanswered = [name for name, place in self._places.items() if not place.handle]
         await asyncio.gather(*map(self._ended, unanswered))
 
@@ -166,6 +169,8 @@ class Crew:
                         self._on_room()
                 except ActorLost as error:
                     self.lose(agent_id, error)
+                else:
+                    self.lose(agent_id, ActorLost("another process has its place"))
 
     async def _greet(self, agent_id: str) -> WatchedActor:
         """Return the actor, watched, once it has said what it holds and has room for."""
@@ -230,8 +235,7 @@ class Crew:
         self._log.info("actor.leaving", agent_id=agent_id, outdated=not place.current)
         if place.handle and place.ready:
             longest_s = self._pool.task_timeout_s + self._pool.stop_grace_s
-            if error := await self._stopped(place.handle, longest_s):
-                self.lose(agent_id, error)
+            await self._stopped_or_lost(agent_id, longest_s)
         else:
             await self._ended(agent_id)
         if place.following:
@@ -243,13 +247,13 @@ class Crew:
         self._log.info("actor.left", agent_id=agent_id)
         self._on_change()
 
-    async def _stopped(self, handle: ActorHandle, grace_s: float) -> ActorLost | None:
+    async def _stopped_or_lost(self, agent_id: str, grace_s: float) -> None:
+        handle = self._places[agent_id].handle
         try:
-            await handle.stop(grace_s)
+            if handle:
+                await handle.stop(grace_s)
         except ActorLost as error:
-            self._log.warning("actor.lost", error=str(error))
-            return error
-        return None
+            self.lose(agent_id, error)
 
     async def _ended(self, agent_id: str) -> None:
         """End an actor that may not even have a process."""

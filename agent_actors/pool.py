@@ -48,7 +48,7 @@ OnDelivery = Callable[[Delivery], None]
 OnIdle = Callable[[], None]
 OpenSource = Callable[[str, OnDelivery, OnIdle], Awaitable[TaskSource]]
 
-SENDS_TIMEOUT_S = 10.0
+UNDER_WAY_TIMEOUT_S = 10.0
 MODEL_UNAVAILABLE = "model unavailable"
 # How often the load is looked at, and whether actors are still missing.
 LOOK_EVERY_S = 1.0
@@ -128,7 +128,7 @@ class PoolSupervisor:
         self._stop: asyncio.Task[None] | None = None
         self._grace_s = self._pool.stop_grace_s
         self._actors_told = False
-        self._sends: set[asyncio.Task[None]] = set()
+        self._under_way: set[asyncio.Task[None]] = set()
 
     async def run(self, existing: Collection[str] = ()) -> None:
         """Serve the pool until stopped, with the actors that exist already and others.
@@ -358,9 +358,11 @@ class PoolSupervisor:
             await source.pull(wanted)
 
     def _start_send(self, agent_id: str, batch: list[Delivery], *, alone: bool = False) -> None:
-        send = self._spawn(self._send(agent_id, batch, alone=alone))
-        self._sends.add(send)
-        send.add_done_callback(self._sends.discard)
+        self._note_under_way(self._spawn(self._send(agent_id, batch, alone=alone)))
+
+    def _note_under_way(self, work: asyncio.Task[None]) -> None:
+        self._under_way.add(work)
+        work.add_done_callback(self._under_way.discard)
 
     async def _send(self, agent_id: str, batch: list[Delivery], *, alone: bool) -> None:
         if alone:
@@ -385,8 +387,10 @@ class PoolSupervisor:
             waiting.clear()
 
     def _give_all_back(self, agent_id: str, lost: Sequence[Delivery], alone: bool) -> None:  # noqa: FBT001 - as the crew tells it
+        """Give back what an actor held; once the actors are told to stop, the group has ended."""
+        spawn = asyncio.create_task if self._actors_told else self._spawn
         for delivery in lost:
-            self._spawn(self._give_back(agent_id, delivery, alone=alone))
+            self._note_under_way(spawn(self._give_back(agent_id, delivery, alone=alone)))
 
     async def _give_back(self, agent_id: str, delivery: Delivery, *, alone: bool) -> None:
         """Release in the ledger what the actor held, and have it handed out again at once.
@@ -420,15 +424,20 @@ class PoolSupervisor:
         await self._end_pulling()
         self._actors_told = True
         await self._crew.stop(self._grace_s)
+        await self._end_what_is_under_way()
 
     async def _end_pulling(self) -> None:
         if self._source:
             await self._source.close()
-        if self._sends:
-            await asyncio.wait(self._sends, timeout=SENDS_TIMEOUT_S)
+        await self._end_what_is_under_way()
         if self._work:
             self._work.cancel()
         await self._give_up_waiting()
+
+    async def _end_what_is_under_way(self) -> None:
+        """Wait for what is being handed over or given back, for a while."""
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=UNDER_WAY_TIMEOUT_S)
 
     async def _announce_progress(self) -> None:
         async with self._progress:
