@@ -111,6 +111,16 @@ async def supervisor_frozen(stage: Stage, dice: Random) -> AsyncIterator[str]:
         yield detail
 
 
+@fault("gcs killed", PROCESSES, lasts_s=(0.1, 5))
+async def gcs_killed(stage: Stage, _: Random) -> AsyncIterator[str]:
+    """Kill Ray's head: who dies meanwhile comes back only when it is back."""
+    stage.gcs.kill()
+    try:
+        yield "with SIGKILL"
+    finally:
+        stage.gcs.start()
+
+
 @fault("second service", PROCESSES, weight=0.5, lasts_s=(1, 6))
 async def second_service(stage: Stage, dice: Random) -> AsyncIterator[str]:
     """Run another supervisor with actors of its own on the same consumer, as an upgrade may."""

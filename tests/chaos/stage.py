@@ -8,18 +8,20 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import ray
 from chaos.history import History
 from chaos.killing import build_mortal_actor
 from chaos.load import model_script
 from chaos.wiretap import Wiretap
 from msgspec import Struct
 from msgspec.structs import replace
+from support.gcs import Gcs, kept_in
 from support.nats import CLUSTER_SIZE, WheelNats
 from support.processes import pids_named
 from support.ready import free_port, until_healthy
@@ -106,6 +108,7 @@ class Stage:
         self.model: RunningModelServer
         self.model_proxy: TcpProxy
         self.config: Config
+        self.gcs: Gcs
         self.service: ray_runtime.Service
         self.link: Connection
         self.request_times: dict[int, float] = {}
@@ -158,8 +161,7 @@ async def standing_stage(setting: Setting, folder: Path, history: History) -> As
         await _start_nats(stage, stack)
         await _start_model(stage, stack)
         stage.config = _config(stage)
-        stack.callback(ray_runtime.disconnect_ray)
-        ray_runtime.start_local_ray(ROOMY, temp_dir=str(folder / "r"), log_to_driver=False)
+        stack.enter_context(_running_ray(stage))
         # Ray has taken SIGTERM for itself; here it is to end the run as Ctrl-C does.
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         await _provision(stage, stack)
@@ -183,6 +185,7 @@ def _prepare_environment(stage: Stage) -> None:
         # By default Ray's workers give way to all else on the machine, which is half of the test.
         "RAY_worker_niceness": "0",
         SECRET_VARIABLE: stage.secrets["environment variable"],
+        **kept_in(stage.folder / "gcs"),
     }
     if share := stage.setting.rpc_failures:
         # Of Ray itself (src/ray/rpc/rpc_chaos.cc), for its own tests.
@@ -243,6 +246,21 @@ def _keep_times(stage: Stage) -> None:
         return seen
 
     record.arrived = timed
+
+
+@contextmanager
+def _running_ray(stage: Stage) -> Iterator[None]:
+    """Run Ray. A GCS that a fault has started again is none of its children, and ends last."""
+    with ExitStack() as last:
+        try:
+            ray_runtime.start_local_ray(
+                ROOMY, temp_dir=str(stage.folder / "r"), log_to_driver=False
+            )
+            stage.gcs = Gcs(ray.get_runtime_context().gcs_address)
+            last.callback(stage.gcs.stop)
+            yield
+        finally:
+            ray_runtime.disconnect_ray()
 
 
 def _config(stage: Stage) -> Config:
