@@ -152,14 +152,14 @@ async def until_none_left(look: Callable[[], Awaitable[Progress]], patience_s: f
 async def collect(stage: Stage) -> None:
     """Read everything that is left to know: streams, ledger, requests, logs."""
     history = stage.history
-    async for message in _messages(stage, RESPONSE_STREAM):
+    async for message in messages_in(stage, RESPONSE_STREAM):
         history.announced.append(_announced(stage, message))
         _look_for_secrets(stage, message.data, f"the result {message.metadata.sequence.stream}")
-    async for message in _messages(stage, DEADLETTER_STREAM):
+    async for message in messages_in(stage, DEADLETTER_STREAM):
         history.buried.append(_buried(stage, message))
         told = message.data + str(message.headers).encode()
         _look_for_secrets(stage, told, f"the dead letter {message.metadata.sequence.stream}")
-    async for message in _messages(stage, f"KV_{LEDGER_BUCKET}"):
+    async for message in messages_in(stage, f"KV_{LEDGER_BUCKET}"):
         if message.data:
             history.records.append(_record(message.data))
     history.requests.extend(_requests(stage))
@@ -167,6 +167,15 @@ async def collect(stage: Stage) -> None:
     await sample(stage)
     for path in stage.logs:
         _look_for_secrets(stage, path.read_bytes(), f"the log {path.name}")
+
+
+async def messages_in(stage: Stage, stream: str) -> AsyncIterator[Msg]:
+    """Yield all that a stream holds."""
+    state = (await stage.link.api(f"STREAM.INFO.{stream}"))["state"]
+    subscription = await stage.link.js.subscribe(">", stream=stream, ordered_consumer=True)
+    for _ in range(state["messages"]):
+        yield await subscription.next_msg(timeout=READ_TIMEOUT_S)
+    await subscription.unsubscribe()
 
 
 def log_lines(stage: Stage, words: str) -> Iterable[tuple[Path, str]]:
@@ -214,15 +223,6 @@ async def _progress(stage: Stage) -> Progress:
     is_busy = bool(used or consumer["num_pending"] or consumer["num_ack_pending"])
     deaths = {each.task_id: each.deaths for each in stage.history.ledger_writes}
     return Progress(stream["state"]["messages"] + is_busy, sum(deaths.values()))
-
-
-async def _messages(stage: Stage, stream: str) -> AsyncIterator[Msg]:
-    """Yield all that a stream holds."""
-    state = (await stage.link.api(f"STREAM.INFO.{stream}"))["state"]
-    subscription = await stage.link.js.subscribe(">", stream=stream, ordered_consumer=True)
-    for _ in range(state["messages"]):
-        yield await subscription.next_msg(timeout=READ_TIMEOUT_S)
-    await subscription.unsubscribe()
 
 
 def _announced(stage: Stage, message: Msg) -> Announced:
