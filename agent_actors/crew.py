@@ -25,6 +25,8 @@ log = structlog.get_logger()
 
 # How often an actor that cannot work yet is asked for the reason.
 ASK_WHY_EVERY_S = 2.0
+# An actor answers a look as soon as it has a process.
+LOOK_TIMEOUT_S = 2.0
 
 OnLost = Callable[[str, Sequence[Delivery], bool], None]
 Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
@@ -123,10 +125,10 @@ class Crew:
 
         What one takes down with it that dies meanwhile is handed on.
         """
-        answered = [name for name, place in self._places.items() if place.handle]
-        await asyncio.gather(*(self._stopped_or_lost(name, grace_s) for name in answered))
+        known = [(name, place.handle) for name, place in self._places.items() if place.handle]
+        await asyncio.gather(*(self._stopped(name, handle, grace_s) for name, handle in known))
         unanswered = [name for name, place in self._places.items() if not place.handle]
-        await asyncio.gather(*map(self._ended, unanswered))
+        await asyncio.gather(*(self._found_and_stopped(name, grace_s) for name in unanswered))
 
     def statuses(self) -> list[ActorStatus]:
         """Return what the actors do."""
@@ -233,11 +235,11 @@ class Crew:
         """Have an actor finish what it has, however long that takes, and end it."""
         place = self._places[agent_id]
         self._log.info("actor.leaving", agent_id=agent_id, outdated=not place.current)
+        longest_s = self._pool.task_timeout_s + self._pool.stop_grace_s
         if place.handle and place.ready:
-            longest_s = self._pool.task_timeout_s + self._pool.stop_grace_s
-            await self._stopped_or_lost(agent_id, longest_s)
+            await self._stopped(agent_id, place.handle, longest_s)
         else:
-            await self._ended(agent_id)
+            await self._found_and_stopped(agent_id, longest_s)
         if place.following:
             place.following.cancel()
             await asyncio.wait([place.following])
@@ -247,18 +249,23 @@ class Crew:
         self._log.info("actor.left", agent_id=agent_id)
         self._on_change()
 
-    async def _stopped_or_lost(self, agent_id: str, grace_s: float) -> None:
-        handle = self._places[agent_id].handle
+    async def _stopped(self, agent_id: str, handle: ActorHandle, grace_s: float) -> None:
         try:
-            if handle:
-                await handle.stop(grace_s)
+            await handle.stop(grace_s)
         except ActorLost as error:
             self.lose(agent_id, error)
 
-    async def _ended(self, agent_id: str) -> None:
-        """End an actor that may not even have a process."""
+    async def _found_and_stopped(self, agent_id: str, grace_s: float) -> None:
+        """End an actor that has not answered: at once if it has no process yet.
+
+        Else it may be at work, for the supervisor before this one.
+        """
         with suppress(ActorLost):
-            await (await self._runtime.find(agent_id)).end()
+            handle = await self._runtime.find(agent_id)
+            if await _has_process(handle):
+                await self._stopped(agent_id, handle, grace_s)
+            else:
+                await handle.end()
 
     def _member(self, agent_id: str) -> Member:
         place = self._places[agent_id]
@@ -291,6 +298,15 @@ class Crew:
             version=place.package,
             outdated=not place.current,
         )
+
+
+async def _has_process(handle: ActorHandle) -> bool:
+    try:
+        async with asyncio.timeout(LOOK_TIMEOUT_S):
+            await handle.look()
+    except (ActorLost, TimeoutError):
+        return False
+    return True
 
 
 def _now() -> float:

@@ -435,9 +435,11 @@ class PoolSupervisor:
         await self._give_up_waiting()
 
     async def _end_what_is_under_way(self) -> None:
-        """Wait for what is being handed over or given back, for a while."""
-        if self._under_way:
-            await asyncio.wait(self._under_way, timeout=UNDER_WAY_TIMEOUT_S)
+        """Wait for what is being handed over or given back, and what that begins, for a while."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(UNDER_WAY_TIMEOUT_S):
+                while self._under_way:
+                    await asyncio.wait(self._under_way)
 
     async def _announce_progress(self) -> None:
         async with self._progress:
