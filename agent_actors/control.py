@@ -39,6 +39,11 @@ class Controlled(Protocol):
         ...
 
     @property
+    def is_superseded(self) -> bool:
+        """Whether another one has the pools, whom what changes them must reach."""
+        ...
+
+    @property
     def is_draining(self) -> bool:
         """Whether it is about to end."""
         ...
@@ -108,7 +113,7 @@ class Control:
     async def scale(self, request: bytes) -> bytes | None:
         """Set a pool's size, if this cluster is meant. Raises RequestRefused."""
         wanted = msgspec.json.decode(request, type=ScaleRequest)
-        if wanted.cluster != self._cluster:
+        if not self._is_meant(wanted.cluster):
             return None
         pool = self._service.pools.get(wanted.pool)
         if pool is None:
@@ -119,13 +124,16 @@ class Control:
     async def drain(self, request: bytes) -> bytes | None:
         """Begin to drain, if this cluster is meant, and tell how far that has come."""
         wanted = msgspec.json.decode(request, type=DrainRequest)
-        if wanted.cluster != self._cluster:
+        if not self._is_meant(wanted.cluster):
             return None
         if not wanted.only_ask:
             self._service.begin_drain(wanted.grace_s)
         running = sum(pool.running for pool in self._service.pools.values())
         draining = self._service.is_draining
         return encode(DrainReply(cluster=self._cluster, draining=draining, running=running))
+
+    def _is_meant(self, cluster: str) -> bool:
+        return cluster == self._cluster and not self._service.is_superseded
 
     async def _scaled(self, pool: PoolSupervisor, wanted: ScaleRequest) -> ScaleReply:
         now, before, sized_by = await pool.scale(wanted.actors)

@@ -42,8 +42,8 @@ class Supervisor:
 
     `supervisor_id` stays the same when it is restarted: its actors then tell it, in their
     answer to `hello`, what they still hold of its predecessor's deliveries. `on_ended` is to
-    end the process for good: with what is left of the actors once a drain that was asked for over
-    NATS has ended, alone once another supervisor has taken over.
+    end the process for good: with what is left of the actors once it is drained, alone once another
+    supervisor has taken over.
     """
 
     def __init__(
@@ -60,11 +60,14 @@ class Supervisor:
         self._started = utc_now()
         self._pools: dict[str, PoolSupervisor] = {}
         self._up = asyncio.Event()
+        self._takes_over = False
+        self._hands_over = False
         self._on_crash = on_crash
         self._on_ended = on_ended
         self._stop: asyncio.Task[None] | None = None
-        self._hurry: asyncio.Task[None] | None = None
-        self._drain: asyncio.Task[None] | None = None
+        self._grace_s: float | None = None
+        self._hurry: asyncio.Task[bool] | None = None
+        self._drain: asyncio.Task[bool] | None = None
         self._unserved: dict[str, int] = {}
         self._trouble = ""
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
@@ -88,17 +91,22 @@ class Supervisor:
             trouble=self._trouble,
         )
 
-    async def stop(self, grace_s: float | None = None) -> None:
+    async def stop(self, grace_s: float | None = None) -> bool:
         """Pull nothing more, let actors finish what they can, give back the rest, end them.
 
-        Told again meanwhile, it hurries: the time of grace is the new one.
+        Told again meanwhile, it hurries: the time of grace is the new one. Returns whether that
+        is done: another supervisor may have the pools by now.
         """
+        if self._hands_over:
+            return False
         log.info("supervisor.stopping", grace_s=grace_s)
+        self._grace_s = grace_s
         if not self._stop:
-            self._stop = asyncio.create_task(self._end(grace_s))
+            self._stop = asyncio.create_task(self._end())
         elif self._up.is_set():
-            await self._stop_pools(grace_s)
+            await self._stop_pools()
         await asyncio.shield(self._stop)
+        return not self._hands_over
 
     @property
     def pools(self) -> Mapping[str, PoolSupervisor]:
@@ -111,6 +119,11 @@ class Supervisor:
         return self._trouble
 
     @property
+    def is_superseded(self) -> bool:
+        """Whether another supervisor has the pools by now, or is just getting them."""
+        return self._hands_over
+
+    @property
     def is_draining(self) -> bool:
         """Whether it is about to end."""
         return self._stop is not None or self._drain is not None
@@ -120,12 +133,28 @@ class Supervisor:
         await self._up.wait()
 
     async def ended(self) -> Ending:
-        """Return once a drain that was asked for over NATS has ended, or another has taken over."""
+        """Return once it has been drained, or another has taken over."""
         return await asyncio.shield(self._ending)
 
+    async def is_leaving(self) -> bool:
+        """Return whether it is about to end, and whoever wants a service needs another one."""
+        return self.is_draining or self._hands_over
+
+    async def give_up(self) -> bool:
+        """End, if the pools are still another supervisor's; return whether they are."""
+        if self._takes_over:
+            return False
+        self._running.cancel()
+        await asyncio.wait([self._running])
+        return True
+
     async def hand_over(self) -> None:
-        """Leave the pools with their actors and what those do to another supervisor; then end."""
+        """Leave the pools with their actors and what those do to another supervisor; then end.
+
+        It may be one of another version of the package, as with `started`.
+        """
         log.info("supervisor.superseded")
+        self._hands_over = True
         await asyncio.gather(*(pool.hand_over() for pool in self._pools.values()))
         self._running.cancel()
         await asyncio.wait([self._running])
@@ -138,23 +167,25 @@ class Supervisor:
     def begin_drain(self, grace_s: float | None) -> None:
         """Drain in the background; asked again, only a time of grace that is named counts."""
         if not self._drain:
-            self._drain = asyncio.create_task(self._end_drained(grace_s))
+            self._drain = asyncio.create_task(self.stop(grace_s))
         elif grace_s is not None:
             self._hurry = asyncio.create_task(self.stop(grace_s))
 
-    async def _end(self, grace_s: float | None) -> None:
+    async def _end(self) -> None:
+        if self._takes_over:  # nobody else has the pools
+            up = asyncio.create_task(self._up.wait())
+            await asyncio.wait([up, self._running], return_when=asyncio.FIRST_COMPLETED)
+            up.cancel()
         if self._up.is_set():
-            await self._stop_pools(grace_s)
+            await self._stop_pools()
         self._running.cancel()
         await asyncio.wait([self._running])
         log.info("supervisor.stopped")
+        if not self._hands_over:
+            self._leave("drained")
 
-    async def _stop_pools(self, grace_s: float | None) -> None:
-        await asyncio.gather(*(pool.stop(grace_s) for pool in self._pools.values()))
-
-    async def _end_drained(self, grace_s: float | None) -> None:
-        await self.stop(grace_s)
-        self._leave("drained")
+    async def _stop_pools(self) -> None:
+        await asyncio.gather(*(pool.stop(self._grace_s) for pool in self._pools.values()))
 
     def _leave(self, ending: Ending) -> None:
         """Tell those who wait for it, and end the process soon."""
@@ -168,6 +199,7 @@ class Supervisor:
             # Before the one before goes, so that somebody answers all the time.
             control = Control(self, self._config, parts)
             await parts.serve_control({n: self._once_up(e) for n, e in control.endpoints.items()})
+            self._takes_over = True
             await parts.take_over()
             actors = await _actors_by_pool(parts.runtime)
             async with asyncio.TaskGroup() as group:

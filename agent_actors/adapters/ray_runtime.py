@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 import ray as typed_ray
 import structlog
-from ray.exceptions import ActorUnavailableError, RayError
+from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
 
 from agent_actors import __version__
 from agent_actors.actor import AgentActor
@@ -53,7 +53,8 @@ RESTART_PAUSE_S = 0.1
 # in `completions` (`watching`), much earlier.
 SUBMIT_TIMEOUT_S = 30.0
 HAND_OVER_TIMEOUT_S = 15.0
-TAKE_OVER_TIMEOUT_S = 30.0
+# For an answer that a supervisor which has a process gives at once.
+QUICK_ANSWER_S = 3.0
 
 ray = cast("Any", typed_ray)  # half of Ray's public functions have unknown parts in their types
 
@@ -127,11 +128,6 @@ class Service:
         """What it was started with."""
         return self._config
 
-    @property
-    def is_superseded(self) -> bool:
-        """Whether another supervisor has the pools by now, or is about to."""
-        return _newest_supervisor(self._config.ray.namespace) != self._name
-
     def wait_ready(self, timeout_s: float) -> None:
         """Return once tasks are pulled and all actors answer. Raises ServiceUnreachable."""
         self._get_from_next(self._supervisor.ready.remote, timeout_s)
@@ -151,53 +147,87 @@ class Service:
     def stop(self, grace_s: float | None = None) -> None:
         """Drain, and leave no Ray actor behind, whether they answer or not.
 
-        One that is superseded stops nothing. Raises ServiceUnreachable. Interrupted, it leaves
-        the service draining: `stop` again to hurry it, or `kill`.
+        One that has handed over, or not taken over yet, leaves the pools to the other. Raises
+        ServiceUnreachable. Interrupted, it leaves the service draining: `stop` again to hurry
+        it, or `kill`.
         """
-        if self.is_superseded:
+        if self.give_up():
             return
         longest_s = max(pool.stop_grace_s for pool in self._config.pools.values())
         limit_s = STOP_MARGIN_S + (longest_s if grace_s is None else grace_s)
         try:
-            self._get_from_next(partial(self._supervisor.stop.remote, grace_s), limit_s)
+            drained = self._get_from_next(partial(self._supervisor.stop.remote, grace_s), limit_s)
         except ServiceUnreachable:
+            has_ended = self.fate() is not None
             self.kill()
-            raise
-        self.kill()
+            if not has_ended:
+                raise
+        else:
+            if drained:
+                self.kill()
+
+    def give_up(self) -> bool:
+        """End this supervisor alone while the pools are still its predecessor's.
+
+        Returns whether they are. A supervisor that gives no answer has no process yet.
+        """
+        if not any(name < self._name for name in self._supervisors()):
+            return False
+        try:
+            gives_up = self._get_from_next(self._supervisor.give_up.remote, QUICK_ANSWER_S)
+        except ServiceUnreachable:
+            gives_up = True
+        if gives_up:
+            self.abandon()
+        return gives_up
 
     async def ended(self) -> Ending:
-        """Return once somebody has drained the service over NATS, or another has taken over.
+        """Return once others have ended the service, or another one has taken over.
 
-        Raises ServiceUnreachable.
+        Raises ServiceUnreachable while the supervisor does not answer, but comes back.
         """
         try:
             return await self._supervisor.ended.remote()
         except RayError as error:
+            if fate := await asyncio.to_thread(self.fate):
+                return fate
             raise ServiceUnreachable(f"the supervisor does not answer: {error}") from error
 
+    def fate(self) -> Ending | None:
+        """Return how the supervisor has ended for good; None while it is there, or comes back."""
+        there = self._supervisors()
+        if self._name in there:
+            return None
+        return "superseded" if there else "drained"
+
     def kill(self) -> None:
-        """End the supervisor, then every actor, at once; JetStream hands out again what ran."""
-        ray.kill(self._supervisor, no_restart=True)
-        if not self.is_superseded:
+        """End the supervisor, then every actor, at once; JetStream hands out again what ran.
+
+        Actors that are another supervisor's by now, or about to be, are left alone.
+        """
+        newest = max(self._supervisors(), default=self._name)
+        self.abandon()
+        if newest == self._name:
             _kill_actors(self._config.ray.namespace)
 
     def abandon(self) -> None:
-        """End this supervisor alone, which could not take over from the one before."""
+        """End this supervisor alone, so that another one gets its place."""
         ray.kill(self._supervisor, no_restart=True)
 
-    def _get_from_next(self, ask: Callable[[], Any], timeout_s: float) -> None:
+    def _supervisors(self) -> list[SupervisorName]:
+        return _supervisors_in(self._config.ray.namespace)
+
+    def _get_from_next(self, ask: Callable[[], Any], timeout_s: float) -> Any:  # noqa: ANN401 - Ray's answers are untyped
         """Have it answered; a supervisor that died meanwhile is asked again when it is back."""
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                self._get(ask(), deadline - time.monotonic())
+                return self._get(ask(), deadline - time.monotonic())
             except ServiceUnreachable as error:
                 restarts = isinstance(error.__cause__, ActorUnavailableError)
                 if not restarts or time.monotonic() > deadline:
                     raise
                 time.sleep(RESTART_PAUSE_S)
-            else:
-                return
 
     def _get(self, reference: Any, timeout_s: float) -> Any:  # noqa: ANN401 - Ray's answers are untyped
         try:
@@ -259,11 +289,10 @@ def start_service(
     namespace = config.ray.namespace
     digest = config_digest(config, __version__)
     found = _newest_supervisor(namespace)
-    name = (
-        found
-        if found and found.digest == digest
-        else SupervisorName(found.number + 1 if found else 1, digest)
-    )
+    if found and found.digest == digest and not _is_leaving(found, namespace):
+        name = found
+    else:
+        name = SupervisorName(found.number + 1 if found else 1, digest)
     options = _options(str(name), namespace, config.ray.supervisor)
     supervisor = RemoteSupervisor.options(**options).remote(
         config,
@@ -273,6 +302,17 @@ def start_service(
         partial(_leave, namespace),
     )
     return Service(supervisor, name, config)
+
+
+def _is_leaving(name: SupervisorName, namespace: str) -> bool:
+    """Tell whether a supervisor is being drained; one that has no process yet is not."""
+    try:
+        found = ray.get_actor(str(name), namespace=namespace)
+        return ray.get(found.is_leaving.remote(), timeout=QUICK_ANSWER_S)
+    except GetTimeoutError:
+        return False
+    except (RayError, ValueError) as error:
+        return not isinstance(error, ActorUnavailableError)  # it has just ended
 
 
 async def build_supervisor(
@@ -441,13 +481,28 @@ async def _asked(ask: Callable[[], Any]) -> Any:  # noqa: ANN401 - Ray's answers
 
 
 async def _take_over(mine: SupervisorName, namespace: str) -> None:
-    """Have every earlier supervisor leave its actors to us; end if there is a later one."""
-    for name in await asyncio.to_thread(_supervisors_in, namespace):
-        if name > mine:
+    """Have every earlier supervisor leave its actors to us; end if a later one has them.
+
+    A later one that has not come so far, since there is no room for it, takes over from us.
+    """
+    there = sorted(await asyncio.to_thread(_supervisors_in, namespace))
+    for name in there:
+        if name > mine and await _is_in_force(name, namespace):
             log.info("supervisor.superseded", by=str(name))
             ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
-        elif name < mine:
+    for name in there:
+        if name < mine:
             await _retire(name, namespace)
+
+
+async def _is_in_force(name: SupervisorName, namespace: str) -> bool:
+    try:
+        later = await asyncio.to_thread(ray.get_actor, str(name), namespace=namespace)
+        async with asyncio.timeout(QUICK_ANSWER_S):
+            await later.started.remote()
+    except (RayError, TimeoutError, ValueError):
+        return False
+    return True
 
 
 async def _retire(name: SupervisorName, namespace: str) -> None:
@@ -465,8 +520,11 @@ async def _retire(name: SupervisorName, namespace: str) -> None:
 
 
 def _leave(namespace: str, ending: Ending) -> None:
-    """End the supervisor whose process this is for good; drained, with what is left of actors."""
-    if ending == "drained":
+    """End the supervisor whose process this is for good; drained, with what is left of actors.
+
+    Unless another supervisor has come meanwhile: the actors are its own.
+    """
+    if ending == "drained" and len(_supervisors_in(namespace)) == 1:
         _kill_actors(namespace)
     ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 

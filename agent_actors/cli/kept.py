@@ -58,10 +58,10 @@ class KeptService:
             await asyncio.sleep(ASK_EVERY_S)
 
     def stop(self, grace_s: float | None = None) -> None:
-        """Drain the service. Raises ServiceUnreachable."""
-        if self._successor:
-            self._successor.abandon()
-        self.service.stop(grace_s)
+        """Drain the service, with whichever supervisor it is. Raises ServiceUnreachable."""
+        if self._successor and self._successor.give_up():
+            self._successor = None
+        (self._successor or self.service).stop(grace_s)
 
     async def _take_over(self, wanted: Config) -> None:
         running = self.service.config
@@ -69,22 +69,26 @@ class KeptService:
         for change in found:
             log.info("config.changed", path=change.path, effect=change.effect)
         config = replace(wanted, nats=running.nats, ray=running.ray)
-        if config != running:
-            await self._replace(config)
-        await self._tell(_left_to_do(found))
+        trouble = await self._replace(config) if config != running else ""
+        await self._tell(trouble or _left_to_do(found))
 
-    async def _replace(self, config: Config) -> None:
-        self._successor = self._start(config)
+    async def _replace(self, config: Config) -> str:
+        """Have the service of this configuration take over; return why it does not, if so."""
+        self._successor = successor = self._start(config)
         began = asyncio.get_running_loop().time()
         while True:
             try:
-                await asyncio.to_thread(self._successor.wait_started, ASK_EVERY_S)
-                break
+                await asyncio.to_thread(successor.wait_started, ASK_EVERY_S)
             except ServiceUnreachable as error:
                 log.info("service.not_replaced_yet", reason=str(error))
+                if await asyncio.to_thread(successor.fate):
+                    self._successor = None
+                    return f"the edited configuration cannot be taken over: {error}"
                 if asyncio.get_running_loop().time() - began > ROOM_WITHIN_S:
                     self.service.abandon()
-        self.service, self._successor = self._successor, None
+            else:
+                self.service, self._successor = successor, None
+                return ""
 
     async def _tell(self, trouble: str) -> None:
         try:

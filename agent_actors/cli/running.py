@@ -15,6 +15,7 @@ from typing import Any
 import click
 import structlog
 
+from agent_actors import __version__
 from agent_actors.adapters.ray_runtime import (
     Service,
     connect_ray,
@@ -74,9 +75,13 @@ def run_service(
     """
     kept = KeptService(partial(start_service, provisions=provisions), config)
     try:
-        _wait_until_ready(kept.service, ready_within_s)
-        say_ready(kept.service.status())
-        runner.run(_watch(kept, followed, watch_also))
+        if _is_ready(kept.service, ready_within_s):
+            status = kept.service.status()
+            _note_version(status)
+            say_ready(status)
+            runner.run(_watch(kept, followed, watch_also))
+        else:
+            _say_superseded()
     except KeyboardInterrupt:
         _drain(kept)
         raise
@@ -114,17 +119,41 @@ def _start(start: Callable[[], None]) -> None:
         raise StartInterrupted from error
 
 
-def _wait_until_ready(service: Service, timeout_s: float | None) -> None:
-    """Return once all actors answer; without a limit wait for ever, and log what is missing."""
+def _is_ready(service: Service, timeout_s: float | None) -> bool:
+    """Wait until all actors answer, without a limit for ever, and log what is missing.
+
+    Returns False when another service takes over first.
+    """
     began = time.monotonic()
     while True:
         try:
-            return service.wait_ready(ASK_EVERY_S)
+            service.wait_ready(ASK_EVERY_S)
         except ServiceUnreachable as error:
+            if (fate := service.fate()) == "superseded":
+                return False
+            if fate:
+                raise
             reason = _what_is_missing(service) or str(error)
             if timeout_s is not None and time.monotonic() - began > timeout_s:
                 raise ServiceUnreachable(f"not ready after {timeout_s:g} s: {reason}") from error
             log.warning("service.not_ready", reason=reason)
+        else:
+            return True
+
+
+def _note_version(status: ServiceStatus) -> None:
+    """Warn when Ray's workers have another version of the package than this process."""
+    if status.version != __version__:
+        log.warning(
+            "service.other_version",
+            here=__version__,
+            workers=status.version,
+            remedy="have the runtime_env of the Ray job bring this version",
+        )
+
+
+def _say_superseded() -> None:
+    click.echo("Another service has taken over: this one ends.", err=True)
 
 
 def _what_is_missing(service: Service) -> str:
@@ -155,7 +184,7 @@ async def _watch(
         elif await ended == "drained":
             kept.service.kill()
         else:
-            click.echo("Another service has taken over: this one ends.", err=True)
+            _say_superseded()
     finally:
         ended.cancel()
         trouble.cancel()

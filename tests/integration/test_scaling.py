@@ -1,12 +1,11 @@
 """Pools that change while they work: by command, by their configuration's file, by their load."""
 
-import asyncio
-import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.load import SteadyLoad, assert_undisturbed
 from support.nats import NatsServer, StartNats
 from support.processes import kill_one
 from support.serving import Serving, serving, settings_for
@@ -17,7 +16,7 @@ from agent_actors.adapters.jetstream.streams import provision
 from agent_actors.config import Config, NatsConfig
 from agent_actors.config_check import convert
 from agent_actors.config_types import Secret
-from agent_actors.contract import AgentResult, AgentTask
+from agent_actors.contract import AgentTask
 from agent_actors.errors import RequestRefused
 from agent_actors.local.model_server.serving import RunningModelServer, running_model_server
 from agent_actors.local.model_server.settings import Behaviour, Latency, ModelServerSettings
@@ -27,38 +26,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.nats, pytest.mark.usefixtures("local_
 MODEL = ModelServerSettings(behaviour=Behaviour(latency=Latency(first_token_ms=400, spread=0.5)))
 # Longer than a test may take: what is disturbed comes back too late, or by a nak at once.
 POOL = {"slots": 4, "ack_wait_s": 100, "resources": {"num_cpus": 0.01}}
-RATE = 20.0
 SAME = "The service runs this configuration.\n"
-
-
-class SteadyLoad:
-    """Tasks at a steady rate; `finish` returns how all of them have ended."""
-
-    def __init__(self, service: Serving, role: str = "dev") -> None:
-        self._service = service
-        self._role = role
-        self._tasks: list[str] = []
-        self._numbers = itertools.count()
-        self._publishing = asyncio.create_task(self._publish())
-
-    async def _publish(self) -> None:
-        while True:
-            task_id = f"{self._role}-{next(self._numbers)}"
-            task = AgentTask(task_id=task_id, task_description="do it", role=self._role)
-            await self._service.client.submit(task)
-            self._tasks.append(task_id)
-            await asyncio.sleep(1 / RATE)
-
-    async def finish(self) -> list[AgentResult]:
-        """Publish no more, and return the one result of each task."""
-        self._publishing.cancel()
-        await asyncio.wait([self._publishing])
-        return list((await self._service.results(self._tasks)).values())
-
-
-def assert_undisturbed(results: list[AgentResult]) -> None:
-    assert results
-    assert {(each.status, each.attempt) for each in results} == {("completed", 1)}
 
 
 @pytest.fixture

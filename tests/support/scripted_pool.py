@@ -175,7 +175,9 @@ class Setting:
         self.backlog = Backlog(pending=7, unacked=1)
         self.arrangements: list[Mapping[str, str]] = []
         self.counts: dict[str, int] = {}
-        self.took_over = False
+        self.took_over = asyncio.Event()
+        self.may_take_over = asyncio.Event()
+        self.may_take_over.set()
         self.rolling: set[str] | None = None
         self.wire = Wire()
         self.ledger = MemoryLedger()
@@ -216,7 +218,8 @@ class Setting:
         self.told_cancelled.append(key)
 
     async def take_over(self) -> None:
-        self.took_over = True
+        self.took_over.set()
+        await self.may_take_over.wait()
 
     async def arrange(self, busy: Collection[str], rolling: Collection[str]) -> Mapping[str, str]:
         self.rolling = set(rolling)

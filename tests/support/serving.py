@@ -149,6 +149,8 @@ async def start_serve(file: Path, env: Mapping[str, str] | None = None) -> Proce
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "agent_actors", "serve", "--json", "--config", str(file)),
         env={**os.environ, **(env or {})},
+        # Ray's workers look in the folder where the driver runs before they look anywhere else.
+        cwd=file.parent,
         stdout=PIPE,
         stderr=PIPE,
     )

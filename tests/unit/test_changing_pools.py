@@ -197,6 +197,50 @@ async def test_a_supervisor_that_hands_over_leaves_its_actors_at_work(
     await asyncio.wait_for(setting.ended.wait(), 5)
     assert setting.endings == ["superseded"]
     assert await setting.supervisor.ended() == "superseded"
+    # Whoever stops it now, or drains it, is too late: the actors are another's.
+    assert not await setting.supervisor.stop(0)
+    assert await setting.ask_to_drain() is None
+    assert await scale(setting, 2) is None
+    assert setting.actors["dev-0"].stopped_with is None
+    assert setting.endings == ["superseded"]
+
+
+async def test_a_supervisor_that_was_stopped_ends_whoever_asked_for_it_is_there_or_not(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(supervisor_module, "LINGER_S", 0.0)
+    setting = Setting(1)
+    await setting.supervisor.ready()
+    assert not await setting.supervisor.is_leaving()
+    assert await setting.supervisor.stop(0)
+    assert await setting.supervisor.is_leaving()
+    await asyncio.wait_for(setting.ended.wait(), 5)
+    assert setting.endings == ["drained"]
+
+
+async def test_a_supervisor_gives_up_only_while_another_one_still_has_the_pools():
+    setting = Setting(1, existing=["dev-0"])
+    assert await setting.supervisor.give_up()
+    assert not setting.took_over.is_set()
+    setting = Setting(1, existing=["dev-0"])
+    setting.may_take_over.clear()
+    await asyncio.wait_for(setting.took_over.wait(), 5)
+    assert not await setting.supervisor.give_up()
+    setting.may_take_over.set()
+    await setting.supervisor.ready()
+    assert await setting.supervisor.stop(0)
+
+
+async def test_a_supervisor_that_is_stopped_while_it_takes_over_drains_what_it_gets():
+    setting = Setting(1, existing=["dev-0"])
+    setting.may_take_over.clear()
+    await asyncio.wait_for(setting.took_over.wait(), 5)
+    stopping = asyncio.create_task(setting.supervisor.stop(7))
+    hurried = asyncio.create_task(setting.supervisor.stop(1))
+    setting.may_take_over.set()
+    assert await stopping
+    assert await hurried
+    assert setting.actors["dev-0"].stopped_with == 1
 
 
 async def test_an_actor_without_a_place_is_told_with_what_it_asks_for(

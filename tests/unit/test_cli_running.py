@@ -40,6 +40,9 @@ class ScriptedService:
         _play(self.statuses)
         return STATUS
 
+    def fate(self) -> Ending | None:
+        return self.ending
+
     def stop(self, grace_s: float | None = None) -> None:
         self.stops.append(grace_s)
         _play(self.stopping)
@@ -176,6 +179,23 @@ def test_a_service_that_is_not_ready_in_time_is_told_by_what_is_missing(
     service = ScriptedService(ready=[ServiceUnreachable("the supervisor is silent")], status=status)
     with pytest.raises(ServiceUnreachable, match=f"not ready after 0 s: {said}"):
         stage.run(service, within_s=0.0)
+
+
+def test_one_that_is_superseded_before_it_is_ready_ends_in_good_order(
+    stage: Stage, capsys: pytest.CaptureFixture[str]
+):
+    service = ScriptedService(ready=[ServiceUnreachable("its supervisor has ended")])
+    service.ending = "superseded"
+    stage.run(service)
+    assert (stage.said, service.stops, service.kills) == ([], [], 0)
+    assert "Another service has taken over: this one ends." in capsys.readouterr().err
+
+
+def test_one_whose_supervisor_cannot_be_made_says_why(stage: Stage):
+    service = ScriptedService(ready=[ServiceUnreachable("the runtime_env is wrong")])
+    service.ending = "drained"
+    with pytest.raises(ServiceUnreachable, match="the runtime_env is wrong"):
+        stage.run(service)
 
 
 def test_a_service_that_falls_silent_for_good_is_given_up(

@@ -35,7 +35,7 @@ from agent_actors.contract import (
 from agent_actors.errors import InvalidTask
 from agent_actors.ledger import DeadLetterReason, Source, TaskRecord
 from agent_actors.oversize import fit_dead_letter
-from agent_actors.ports import Delivery, Message
+from agent_actors.ports import ActorReport, Delivery, HandSize, Message
 
 GOLDEN = Path(__file__).parents[1] / "contract"
 SUBJECT = "agent.tasks.dev"
@@ -232,18 +232,18 @@ def default_of(field: msgspec.structs.FieldInfo) -> Any:
     return field.default
 
 
+# What our processes say to each other, of whatever version they are.
+BETWEEN_US = (TaskRecord, Source, DeadLetterReason, ActorReport, Delivery, HandSize)
+
+
 def wire_structs() -> dict[str, type[Struct]]:
-    """Return every Struct on the wire or in the ledger, by name."""
+    """Return every Struct on the wire, in a bucket or between two actors of Ray, by name."""
     public = (
         kind
         for name, kind in vars(contract).items()
         if isinstance(kind, type) and issubclass(kind, Struct) and not name.startswith("_")
     )
-    return {
-        kind.__name__: kind
-        for kind in (*public, TaskRecord, Source, DeadLetterReason)
-        if kind is not Struct
-    }
+    return {kind.__name__: kind for kind in (*public, *BETWEEN_US) if kind is not Struct}
 
 
 # Every Struct with its first fields: `!` behind the required ones, else the default as JSON.
@@ -283,6 +283,11 @@ TaskRecord: task_id! state! source! content! updated! attempt=0 failures=0 postp
     generation=0 agent_id="" lease="" result= dead_letter=null
 Source: stream_seq! consumer! consumer_created! num_delivered!
 DeadLetterReason: reason! error!
+ActorReport: incarnation! pid! version! slots! free! free_bytes! model_away=false alone=false
+    stopping=false trouble="" unable=false refused=[] finished=[] held=[] sandbox="" process=""
+    built_from="" package=""
+Delivery: subject! reply! payload! headers! stream! source!
+HandSize: actors! configured!
 """
 
 
@@ -324,6 +329,40 @@ def test_unknown_fields_are_ignored_so_that_old_readers_read_new_messages(kind):
     assert not kind.__struct_config__.forbid_unknown_fields
     assert not kind.__struct_config__.array_like
     assert kind.__struct_config__.frozen
+
+
+@pytest.mark.parametrize("name", golden("*"))
+def test_what_a_newer_version_says_beside_what_we_know_changes_nothing(name):
+    message = decoded(name)
+    newer = encode(with_more_fields(message))
+    assert newer.count(b"added_later") >= 1
+    assert msgspec.json.decode(newer, type=type(message)) == message
+
+
+def with_more_fields(value: Any) -> Any:
+    """Return what a newer version may send: a field more in every Struct, whatever it holds."""
+    match value:
+        case Struct():
+            fields = msgspec.structs.asdict(value)
+            known = {name: with_more_fields(inner) for name, inner in fields.items()}
+            said = {name: inner for name, inner in known.items() if inner != msgspec.Raw()}
+            return said | {"added_later": {"deep": [1, None]}}
+        case list():
+            return [with_more_fields(inner) for inner in value]
+        case _:
+            return value
+
+
+def test_actors_of_newer_and_older_versions_can_be_heard():
+    report = ActorReport(
+        incarnation="i", pid=1, version=2, slots=3, free=2, free_bytes=4, held=[DELIVERY]
+    )
+    newer = msgspec.msgpack.encode(with_more_fields(report))
+    assert newer.count(b"added_later") == 3
+    assert msgspec.msgpack.decode(newer, type=ActorReport) == report
+    first = {"incarnation": "i", "pid": 1, "version": 2, "slots": 3, "free": 2, "free_bytes": 4}
+    oldest = msgspec.msgpack.decode(msgspec.msgpack.encode(first), type=ActorReport)
+    assert (oldest.held, oldest.built_from, oldest.package) == ([], "", "")
 
 
 # Headers.

@@ -35,6 +35,13 @@ class ScriptedService:
     def abandon(self) -> None:
         self.abandoned = True
 
+    def fate(self) -> Ending | None:
+        return None
+
+    def give_up(self) -> bool:
+        self.abandoned = self.abandoned or not self.starts
+        return self.abandoned
+
     def stop(self, grace_s: float | None = None) -> None:
         self.stopped_with.append(grace_s)
 
