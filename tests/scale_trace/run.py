@@ -150,10 +150,9 @@ class Load:
 async def _watched(stage: Stage) -> AsyncGenerator[list[Sample]]:
     """Give the samples, to which new ones are added for as long as the block lasts."""
     samples: list[Sample] = []
-    sampling = asyncio.create_task(_keep_sampling(stage, samples))
-    try:
+    async with asyncio.TaskGroup() as group:
+        sampling = group.create_task(_keep_sampling(stage, samples))
         yield samples
-    finally:
         sampling.cancel()
 
 
