@@ -372,7 +372,8 @@ class ConfigReply(Struct, frozen=True, kw_only=True):
 class ActorStatus(Struct, frozen=True, kw_only=True):
     """One actor as its supervisor sees it; `pid` is its process, on its node.
 
-    It is `starting`, `running` or `draining`; more states may come, from a newer service. `sandbox` confines the commands of its tools; empty before it is known. `version` is that of
+    It is `starting`, `running` or `draining`; more states may come, from a newer service.
+    `sandbox` confines the commands of its tools; empty before it is known. `version` is that of
     its package. An `outdated` one was built from an earlier configuration, and is being replaced.
     `trouble` tells what NATS does not do for it.
     """
