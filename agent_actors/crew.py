@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import structlog
 from msgspec import Struct
+from msgspec.structs import replace
 
 from agent_actors.contract import ActorStatus
 from agent_actors.dispatch import Dispatcher
@@ -46,41 +47,37 @@ class Place(Struct):
 
 
 class Crew:
-    """The actors of one pool. `built_from` is the digest of the settings that hold now.
+    """The actors of one pool. `settings` are those that hold now, of an actor without a name.
 
     `on_lost` takes what an actor took down with it, and whether that was alone there; `on_room`
     is called when there may be more room, `on_change` when there may be somebody to start or to
     let go, too; `spawn` starts a task in whose failure the supervisor fails.
     """
 
-    def __init__(  # noqa: PLR0913 - it stands between the pool and its actors
+    def __init__(
         self,
         *,
-        settings_of: Callable[[str], ActorSettings],
-        built_from: str,
+        settings: ActorSettings,
         supervisor_id: str,
         runtime: ActorRuntime,
         books: Dispatcher,
-        pool_name: str,
         on_lost: OnLost,
         on_room: Callable[[], None],
         on_change: Callable[[], None],
         spawn: Spawn,
     ) -> None:
-        self._settings_of = settings_of
-        self._built_from = built_from
+        self._settings = settings
+        self._pool = settings.pool
         self._id = supervisor_id
         self._runtime = runtime
         self._books = books
-        self._pool_name = pool_name
         self._on_lost = on_lost
         self._on_room = on_room
         self._on_change = on_change
         self._spawn = spawn
-        self._log = log.bind(pool=pool_name)
+        self._log = log.bind(pool=settings.pool_name)
         self._places: dict[str, Place] = {}
         self._leaving: set[str] = set()
-        self._pool = settings_of("").pool
 
     @property
     def size(self) -> int:
@@ -114,7 +111,7 @@ class Crew:
     def shape(self, wanted: int) -> None:
         """Make the next moves towards so many actors with the settings that hold now."""
         members = [self._member(name) for name in self._places if name not in self._leaving]
-        todo = moves(self._pool_name, members, self._leaving, wanted)
+        todo = moves(self._settings.pool_name, members, self._leaving, wanted)
         for agent_id in todo.start:
             self._follow_from_now(agent_id)
         for agent_id in todo.retire:
@@ -179,7 +176,7 @@ class Crew:
         pause_s = FIRST_PAUSE_S
         while True:
             try:
-                handle = await self._runtime.start(self._settings_of(agent_id))
+                handle = await self._runtime.start(replace(self._settings, agent_id=agent_id))
                 report = await self._answer(agent_id, handle)
             except ActorLost as error:
                 self._log.warning("actor.not_ready", agent_id=agent_id, error=str(error))
@@ -188,7 +185,7 @@ class Crew:
                 break
         place = self._places[agent_id]
         place.handle, place.ready, place.placed, place.trouble = handle, True, True, ""
-        place.current = report.built_from == self._built_from
+        place.current = report.built_from == self._settings.built_from
         place.package = report.package
         self._books.greet(agent_id, report)
         self._log.info(

@@ -98,16 +98,16 @@ class PoolSupervisor:
         self._dispatcher = Dispatcher()
         self._wake = asyncio.Event()
         self._reshape = asyncio.Event()
-        built_from = actor_settings_digest(config, name, __version__)
         self._crew = Crew(
-            settings_of=lambda agent_id: ActorSettings(
-                agent_id=agent_id, pool_name=name, config=config, built_from=built_from
+            settings=ActorSettings(
+                agent_id="",
+                pool_name=name,
+                config=config,
+                built_from=actor_settings_digest(config, name, __version__),
             ),
-            built_from=built_from,
             supervisor_id=supervisor_id,
             runtime=parts.runtime,
             books=self._dispatcher,
-            pool_name=name,
             on_lost=self._give_all_back,
             on_room=self._wake.set,
             on_change=self._note_change,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from support.load import SteadyLoad, assert_undisturbed
 from support.nats import NatsServer, StartNats
 from support.processes import kill_one
@@ -19,13 +20,19 @@ from agent_actors.config_types import Secret
 from agent_actors.contract import AgentTask
 from agent_actors.errors import RequestRefused
 from agent_actors.local.model_server.serving import RunningModelServer, running_model_server
-from agent_actors.local.model_server.settings import Behaviour, Latency, ModelServerSettings
+from agent_actors.local.model_server.settings import (
+    SIMULATED_MODEL,
+    Behaviour,
+    Latency,
+    ModelServerSettings,
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.nats, pytest.mark.usefixtures("local_ray")]
 
 MODEL = ModelServerSettings(behaviour=Behaviour(latency=Latency(first_token_ms=400, spread=0.5)))
 # Longer than a test may take: what is disturbed comes back too late, or by a nak at once.
 POOL = {"slots": 4, "ack_wait_s": 100, "resources": {"num_cpus": 0.01}}
+BY_LOAD = {"min": 2, "max": 8, "target_utilization": 1.0, "scale_down_delay_s": 2}
 SAME = "The service runs this configuration.\n"
 
 
@@ -94,6 +101,34 @@ async def test_an_edited_file_is_taken_over_while_tasks_run(
 
 async def trouble_is(service: Serving, words: str) -> bool:
     return words in (await service.status()).trouble
+
+
+async def test_a_pool_goes_from_two_to_eight_actors_and_back_in_all_three_ways(
+    nats_server: NatsServer, tmp_path: Path
+):
+    """By command, by an edit that changes the model too, and by the load; nothing is disturbed."""
+    models = replace(MODEL, aliases=("first", "second"))
+    async with running_model_server(models) as server:
+        pool = {**POOL, "actors": 2, "model": "first"}
+        settings = settings_for(nats_server, server.url, {"default": pool})
+        async with serving(tmp_path, settings, nats_server.url) as service:
+            load = SteadyLoad(service)
+            for actors in (8, 2):
+                await service.client.scale(service.cluster, "default", actors)
+                await service.until_sized(actors)
+            for actors, model_name in ((8, "second"), (2, "first")):
+                service.edit(pools={"default": {**pool, "actors": actors, "model": model_name}})
+                await service.until_sized(actors)
+            service.edit(pools={"default": {**pool, "actors": BY_LOAD, "model": SIMULATED_MODEL}})
+            await service.until_sized(2)
+            await load.burst(250)
+            await service.until_sized(8)
+            assert (await service.until_sized(2)).sized_by == "load"
+            results = await load.finish()
+            assert_undisturbed(results)
+            assert server.requests.total == len(results)
+            asked = [request.json["model"] for request in server.requests]
+            assert set(asked) == {"first", "second", SIMULATED_MODEL}
 
 
 async def test_pools_come_and_go_and_take_their_subjects_along(

@@ -20,19 +20,26 @@ class SteadyLoad:
         self._numbers = itertools.count()
         self._publishing = asyncio.create_task(self._publish())
 
-    async def _publish(self) -> None:
-        while True:
-            task_id = f"{self._role}-{next(self._numbers)}"
-            task = AgentTask(task_id=task_id, task_description="do it", role=self._role)
-            await self._service.client.submit(task)
-            self._tasks.append(task_id)
-            await asyncio.sleep(1 / RATE)
+    async def burst(self, count: int) -> None:
+        """Publish so many at once."""
+        await asyncio.gather(*(self._publish_one() for _ in range(count)))
 
     async def finish(self) -> list[AgentResult]:
         """Publish no more, and return the one result of each task."""
         self._publishing.cancel()
         await asyncio.wait([self._publishing])
         return list((await self._service.results(self._tasks)).values())
+
+    async def _publish(self) -> None:
+        while True:
+            await self._publish_one()
+            await asyncio.sleep(1 / RATE)
+
+    async def _publish_one(self) -> None:
+        task_id = f"{self._role}-{next(self._numbers)}"
+        task = AgentTask(task_id=task_id, task_description="do it", role=self._role)
+        await self._service.client.submit(task)
+        self._tasks.append(task_id)
 
 
 def assert_undisturbed(results: list[AgentResult]) -> None:
