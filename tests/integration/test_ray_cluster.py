@@ -187,6 +187,7 @@ async def test_a_supervisor_comes_back_that_ray_ended_for_memory_or_whose_node_w
         await service.assert_each_ended_once(ended, given_up)
 
 
+@pytest.mark.nightly
 async def test_actors_are_spread_and_those_without_room_are_told_and_wait_for_a_node(
     cluster: RayCluster, nats_server: NatsServer
 ):

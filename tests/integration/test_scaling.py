@@ -103,6 +103,7 @@ async def trouble_is(service: Serving, words: str) -> bool:
     return words in (await service.status()).trouble
 
 
+@pytest.mark.nightly
 async def test_a_pool_goes_from_two_to_eight_actors_and_back_in_all_three_ways(
     nats_server: NatsServer, tmp_path: Path
 ):

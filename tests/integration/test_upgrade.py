@@ -16,7 +16,12 @@ from agent_actors.contract import AgentResult
 from agent_actors.local.model_server.serving import RunningModelServer, running_model_server
 from agent_actors.local.model_server.settings import Behaviour, Latency, ModelServerSettings
 
-pytestmark = [pytest.mark.ray, pytest.mark.nats, pytest.mark.usefixtures("local_ray")]
+pytestmark = [
+    pytest.mark.nightly,
+    pytest.mark.ray,
+    pytest.mark.nats,
+    pytest.mark.usefixtures("local_ray"),
+]
 
 MODEL = ModelServerSettings(behaviour=Behaviour(latency=Latency(first_token_ms=400, spread=0.5)))
 # Longer than a test may take: what is disturbed comes back too late, or by a nak at once.
