@@ -302,6 +302,23 @@ async def test_status_says_when_there_is_no_diff(bench: Bench):
     assert (await run(bench.url, "status", "--diff")).code == 2
 
 
+async def serve_pools(bench: Bench, *pools: PoolStatus) -> None:
+    """Answer what the service does."""
+    service = ServiceStatus(
+        version="1",
+        supervisor_id="ns/it",
+        started=utc_now(),
+        pools=list(pools),
+        unserved={"agent.tasks.qa": 3} if pools[0].name == "default" else {},
+        trouble="nats.url: restart the service" if pools[0].name == "default" else "",
+    )
+
+    async def status(_: bytes) -> bytes:
+        return encode(service)
+
+    await bench.serve({"status": status})
+
+
 @pytest.mark.nats
 async def test_pools_tell_what_confines_commands_and_shout_when_nothing_does(bench: Bench):
     def pool(name: str, *sandboxes: str) -> PoolStatus:
@@ -313,11 +330,8 @@ async def test_pools_tell_what_confines_commands_and_shout_when_nothing_does(ben
         ]
         return PoolStatus(name=name, subjects=[], state="running", actors=actors)
 
-    async def pools(_: bytes) -> bytes:
-        odd = "unavailable: no bwrap"
-        return encode([pool("a", "bwrap", "bwrap"), pool("b", "none", odd), pool("c", "")])
-
-    await bench.serve({"pools": pools})
+    odd = "unavailable: no bwrap"
+    await serve_pools(bench, pool("a", "bwrap", "bwrap"), pool("b", "none", odd), pool("c", ""))
     ended = await run(bench.url, "pools")
     assert ended.out.splitlines()[-3:] == [
         "a: sandbox bwrap",
@@ -335,19 +349,13 @@ async def test_pools_tell_what_nats_does_not_do_for_one_actor(bench: Bench):
             agent_id=f"a-{number}", state="running", slots=1, slots_used=0, trouble=trouble
         )
 
-    async def pools(_: bytes) -> bytes:
-        one = [actor(0, ""), actor(1, "no answer")]
-        everywhere = [actor(0, "denied"), actor(1, "denied")]
-        return encode(
-            [
-                PoolStatus(name="a", subjects=[], state="running", actors=one),
-                PoolStatus(
-                    name="b", subjects=[], state="stalled", reason="denied", actors=everywhere
-                ),
-            ]
-        )
-
-    await bench.serve({"pools": pools})
+    one = [actor(0, ""), actor(1, "no answer")]
+    everywhere = [actor(0, "denied"), actor(1, "denied")]
+    await serve_pools(
+        bench,
+        PoolStatus(name="a", subjects=[], state="running", actors=one),
+        PoolStatus(name="b", subjects=[], state="stalled", reason="denied", actors=everywhere),
+    )
     *_, first, second, below = (await run(bench.url, "pools")).out.splitlines()
     assert first.split()[:2] == ["a", "running"]
     assert second.split()[:3] == ["b", "stalled:", "denied"]
@@ -366,23 +374,26 @@ async def test_status_and_pools_tell_what_the_service_does(bench: Bench):
         state="stalled",
         reason="consumer missing",
         actors=actors,
+        wanted=2,
+        sized_by="hand",
+        running=1,
+        starting=1,
         slots=32,
         slots_used=5,
         settled=7,
+        rate=2.5,
     )
-    service = ServiceStatus(version="1", supervisor_id="ns/it", started=utc_now(), pools=[pool])
-
-    async def status(_: bytes) -> bytes:
-        return encode(service)
-
-    async def pools(_: bytes) -> bytes:
-        return encode([pool])
-
-    await bench.serve({"status": status, "pools": pools})
+    await serve_pools(bench, pool)
     of_service, of_pools = await run(bench.url, "status"), await run(bench.url, "pools")
     assert "agent-actors 1, supervisor ns/it, running since" in of_service.out
-    row = of_pools.out.splitlines()[-1].split()
-    assert " ".join(row) == "default stalled: consumer missing agent.tasks.> 1/2 5/32 ? ? 7"
+    row = of_pools.out.splitlines()[-3].split()
+    assert of_pools.out.splitlines()[-2:] == [
+        "agent.tasks.qa: no pool serves it; 3 tasks wait",
+        "configuration: nats.url: restart the service",
+    ]
+    assert " ".join(row) == (
+        "default stalled: consumer missing agent.tasks.> 1/2, 1 starting, by hand 5/32 ? ? 7 2.5/s"
+    )
     assert of_pools.out in of_service.out
     assert json.loads((await run(bench.url, "pools", "--json")).out)[0]["settled"] == 7
 
