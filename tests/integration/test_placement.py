@@ -90,8 +90,9 @@ async def all_slots_in_use(client: AgentClient) -> bool:
 
 async def is_short_of_room(client: AgentClient) -> bool:
     pool = await pool_of(client)
-    told = "no room for default-5: each asks for CPU 1 (the cluster has 6, "
-    return (pool.running, pool.starting) == (5, 1) and told in pool.reason
+    waiting = [actor.agent_id for actor in pool.actors if actor.state == "starting"]
+    told = f"no room for {', '.join(waiting)}: each asks for CPU 1 (the cluster has 6, 0.9 free)"
+    return (pool.running, pool.starting, pool.reason) == (5, 1, told)
 
 
 def actors_on(nodes: list[RayNode]) -> list[int]:
