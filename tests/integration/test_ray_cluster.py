@@ -22,6 +22,7 @@ from agent_actors.local.model_server.serving import running_model_server
 from agent_actors.local.model_server.settings import Behaviour, Latency, ModelServerSettings
 
 pytestmark = [
+    pytest.mark.nightly,
     pytest.mark.ray,
     pytest.mark.nats,
     pytest.mark.skipif(not can_make_nodes(), reason="this system lets us have no namespaces"),
