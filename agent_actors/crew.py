@@ -122,10 +122,14 @@ class Crew:
 
         What one takes down with it that dies meanwhile is handed on.
         """
-        known = [(name, place.handle) for name, place in self._places.items() if place.handle]
-        await asyncio.gather(*(self._stopped(name, handle, grace_s) for name, handle in known))
-        unanswered = [name for name, place in self._places.items() if not place.handle]
-        await asyncio.gather(*(self._found_and_stopped(name, grace_s) for name in unanswered))
+        await asyncio.gather(
+            *(
+                self._stopped(agent_id, place.handle, grace_s)
+                if place.handle
+                else self._found_and_stopped(agent_id, grace_s)
+                for agent_id, place in self._places.items()
+            )
+        )
 
     def statuses(self) -> list[ActorStatus]:
         """Return what the actors do."""
@@ -250,7 +254,8 @@ class Crew:
         try:
             await handle.stop(grace_s)
         except ActorLost as error:
-            self.lose(agent_id, error)
+            if agent_id in self._places:  # else it was let go, too, and that was quicker
+                self.lose(agent_id, error)
 
     async def _found_and_stopped(self, agent_id: str, grace_s: float) -> None:
         """End an actor that has not answered: at once if it has no process yet.
