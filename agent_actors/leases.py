@@ -143,7 +143,7 @@ class Leases:
                     except FencedOut:
                         before = stored.record
                         stored = await self._read_past(key, stored.revision)
-                        if not ledger.was_cancelled_since(before, stored.record):
+                        if not ledger.is_to_be_given_back_anew(before, stored.record, claim):
                             return False
                     else:
                         return True

@@ -311,6 +311,17 @@ def was_cancelled_since(before: TaskRecord | None, found: TaskRecord | None) -> 
     return found is not None and found.cancelled and not (before and before.cancelled)
 
 
+def is_to_be_given_back_anew(
+    before: TaskRecord | None, found: TaskRecord | None, claim: Claim
+) -> bool:
+    """Tell whether what came between says nothing about who has the message.
+
+    That is a mark, or the record of another message with the same task.
+    """
+    is_of_another = found is not None and found.source.stream_seq != claim.source.stream_seq
+    return is_of_another or was_cancelled_since(before, found)
+
+
 def cancel_reply(record: TaskRecord) -> CancelReply:
     """Return what a cancel has come to, given the record that it has left."""
     state: CancelState

@@ -2,8 +2,9 @@
 
 import pytest
 from msgspec.structs import replace
-from support.fakes import NOON, delivery
+from support.fakes import NOON, MemoryLedger, Queue, delivery, noon
 
+from agent_actors.leases import Leases
 from agent_actors.ledger import (
     Claim,
     Nak,
@@ -83,6 +84,20 @@ def test_a_delivery_released_before_is_handed_out_again():
 def test_what_another_agent_runs_from_this_very_delivery_is_left_alone():
     other = replace(begun(claim()), agent_id="other")
     assert give_back(other, claim()) == Stale()
+
+
+async def test_both_messages_of_a_task_are_handed_out_again_when_they_are_given_back_at_once():
+    ledger = MemoryLedger("fenced")
+    verdict = give_back(None, claim(stream_seq=2))
+    assert isinstance(verdict, Release)
+    ledger.rival = verdict.record
+    assert await Leases(ledger, Queue(1, 2), noon).give_back(claim(stream_seq=1))
+
+
+async def test_what_was_begun_while_it_was_given_back_is_left_alone():
+    ledger = MemoryLedger("fenced")
+    ledger.rival = begun(claim(agent_id="other"))
+    assert not await Leases(ledger, Queue(1), noon).give_back(claim())
 
 
 # Suspects.
