@@ -8,10 +8,12 @@ from random import Random
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 # About as many steps as a small history takes.
 SOON, LATE = 60, 700
 GENTLE_SHARE = 0.45
+HANGS_SHARE = 0.03
 
 
 class PlannedTask(Struct, frozen=True, kw_only=True):
@@ -65,14 +67,18 @@ def draw(seed: int, *, gentle: bool | None = None) -> Plan:
         is_gentle = gentle
     actors = random.choice((1, 1, 2))
     tasks = tuple(_task(random, f"t-{number}") for number in range(random.choice((1, 1, 2, 2, 3))))
+    faults = tuple(_faults(random, actors, GENTLE if is_gentle else ROUGH))
+    hangs = any(fault.kind == "hang_actor" for fault in faults)
+    if hangs:
+        tasks = tuple(replace(task, kills=False) for task in tasks)
     return Plan(
         seed=seed,
         gentle=is_gentle,
         actors=actors,
         slots=random.choice((1, 2, 2, 3)),
         tasks=tasks,
-        faults=tuple(_faults(random, actors, GENTLE if is_gentle else ROUGH)),
-        odds={} if is_gentle else _odds(random),
+        faults=faults,
+        odds={} if is_gentle else _odds(random, hangs=hangs),
         clears_up_at=random.randrange(LATE // 2, LATE),
         drained_at_last=random.random() < 0.15,
     )
@@ -84,12 +90,13 @@ def _task(random: Random, task_id: str) -> PlannedTask:
     while maybe() < 0.15:
         published_at.append(random.randrange(LATE // 2))
     has_turns = maybe() < 0.3
+    has_big_turns = has_turns and maybe() < 0.2
     return PlannedTask(
         task_id=task_id,
         payload_kind=random.choice(("no task", "no id")) if maybe() < 0.06 else "task",
         published_at=tuple(published_at),
-        turns=random.randrange(1, 4) if has_turns else 0,
-        turn_bytes=9_000 if has_turns and maybe() < 0.2 else 10,
+        turns=4 if has_big_turns else random.randrange(1, 4) if has_turns else 0,
+        turn_bytes=9_000 if has_big_turns else 10,
         crashes=random.choice((1, 1, 2, 3)) if maybe() < 0.2 else 0,
         kills=maybe() < 0.04,
         think_s=random.choice((0.0, 0.0, 0.3, 2.0, 14.0)) * maybe(),
@@ -127,6 +134,9 @@ ROUGH = (
 
 
 def _faults(random: Random, actors: int, kinds: tuple[str, ...]) -> list[Fault]:
+    if kinds is ROUGH and random.random() < HANGS_SHARE:
+        how = {"index": random.randrange(actors)}
+        return [Fault(kind="hang_actor", at_step=random.randrange(LATE // 2), how=how)]
     faults: list[Fault] = []
     for _ in range(random.choice((0, 1, 1, 2, 2, 3))):
         kind = random.choice(kinds)
@@ -160,7 +170,14 @@ ODDS = {
 }
 
 
-def _odds(random: Random) -> dict[str, float]:
-    """Return a few kinds of trouble, each rare or frequent: no history has them all."""
+def _odds(random: Random, *, hangs: bool) -> dict[str, float]:
+    """Return a few kinds of trouble, each rare or frequent: no history has them all.
+
+    An actor that hangs is found by its silence to a supervisor that it has answered before; so
+    in its history none is lost otherwise, and greeted anew.
+    """
     share = random.choice((0.0, 0.2, 0.4))
-    return {name: random.choice(odds) for name, odds in ODDS.items() if random.random() < share}
+    odds = {name: random.choice(each) for name, each in ODDS.items() if random.random() < share}
+    if hangs:
+        odds.pop("lost_calls", None)
+    return odds

@@ -223,7 +223,7 @@ class Bus:
         """Have an operator purge a message that is queued twice."""
         for seq, queued in self.queue.items():
             twins = [each for each in self.queue.values() if each.payload == queued.payload]
-            if len(twins) > 1:
+            if queued.task_id and len(twins) > 1:
                 self.tell("operator", "purges", seq=seq, task_id=queued.task_id)
                 del self.queue[seq]
                 self._unacked.pop(seq, None)

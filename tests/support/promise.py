@@ -8,17 +8,23 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
+from support.fakes import NOON
 from support.histories import PlannedTask
 from support.memory_bus import Event
 from support.whole_service import MAX_ATTEMPTS, MAX_PAYLOAD_BYTES, SUBJECT, WholeService
 
 from agent_actors.contract import TASK_STREAM, AgentResult, task_key
-from agent_actors.ledger import UNQUEUED, TaskRecord
+from agent_actors.ledger import UNQUEUED, Source, TaskRecord
 from agent_actors.ports import Delivery
 from agent_actors.reading import read
 
 # The table of dispositions: whose failed results have a dead letter beside them.
 WITH_DEAD_LETTER = frozenset({"InvalidTask", "StrategyCrashed", "PoisonTask"})
+
+# How long it may take until the next supervisor has greeted an actor, and hears of its death.
+UNHEARD_S = 5.0
+# How soon a running task is stopped that is cancelled.
+STOPPED_AFTER_S = 1.0
 
 Found = dict[str, list[Event]]
 
@@ -232,25 +238,30 @@ def who_has_lost_a_task_says_nothing(history: History) -> Iterator[str]:
 
 
 def only_what_is_released_is_handed_out_again(history: History) -> Iterator[str]:
+    """But for a supervisor that reads the ledger from a leader that lags."""
     for event in history.by_kind["gives away"]:
+        if event.who.startswith("supervisor") and "lagging_reads" in history.plan.odds:
+            continue
         yield f"message {event.about['seq']} is handed out again while it runs, by {event.who}"
 
 
 def nobody_releases_what_a_living_actor_runs(history: History) -> Iterator[str]:
-    """But for one that is silent, or that a call to was lost."""
+    """But for one that is silent, or that a call to was lost; a later delivery may have it."""
     if history.by_kind["freezes"] or history.by_kind["loses"]:
         return
     ended: set[str] = set()
-    running: dict[str, str] = {}
+    running: dict[str, tuple[str, Source]] = {}
     for event in history.story:
         if event.what in {"kills", "ends"}:
             ended.add(event.about["process"].name)
         elif event.what == "writes":
             record: TaskRecord = event.about["record"]
-            by = running.pop(record.task_id, event.who)
+            by, source = running.pop(record.task_id, (event.who, record.source))
+            is_released = record.state == "waiting" and record.source == source
             if record.state == "running":
-                running[record.task_id] = by if event.who == "operator" else event.who
-            elif record.state == "waiting" and by != event.who and by not in ended:
+                who = by if event.who == "operator" else event.who
+                running[record.task_id] = who, record.source
+            elif is_released and by != event.who and by not in ended:
                 yield f"{record.task_id}: {event.who} takes it from {by}, which runs it"
 
 
@@ -278,12 +289,34 @@ def nobody_waits_for_ack_wait(history: History) -> Iterator[str]:
     """While nothing gets lost, every message is handed out again by somebody's nak.
 
     But for what an actor takes down with it while it passes from one supervisor to the next:
-    nobody listens to it then.
+    nobody listens to it then. Nor can all be known of several deaths while nobody looked.
     """
-    dies_unheard = history.by_kind["reconfigures"] and history.by_kind["kills"]
-    if history.plan.gentle and not dies_unheard:
+    dies_unheard = any(
+        abs(kill.at_s - change.at_s) < UNHEARD_S
+        for change in history.by_kind["reconfigures"]
+        for kill in history.by_kind["kills"]
+    )
+    dies_unseen = history.by_kind["freezes"] and len(history.by_kind["kills"]) > 1
+    if history.plan.gentle and not dies_unheard and not dies_unseen:
         for event in history.by_kind["has waited for ack_wait"]:
             yield f"message {event.about['seq']} comes back only after ack_wait"
+
+
+def cancels_stop_what_runs(history: History) -> Iterator[str]:
+    """While nothing else happens to it, a task that runs is stopped at once."""
+    troubles = ("kills", "freezes", "drains", "is away")
+    if not history.plan.gentle or any(history.by_kind[each] for each in troubles):
+        return
+    running: dict[str, bool] = {}
+    due: dict[str, float] = {}
+    for event in history.story:
+        if event.what == "writes":
+            record: TaskRecord = event.about["record"]
+            running[record.task_id] = record.state == "running"
+            if record.is_terminal and event.at_s > due.get(record.task_id, event.at_s):
+                yield f"{record.task_id}: ran on after it was cancelled"
+        elif event.what == "cancels" and running.get(event.about["task_id"]):
+            due.setdefault(event.about["task_id"], event.at_s + STOPPED_AFTER_S)
 
 
 def nobody_is_overtaken(history: History) -> Iterator[str]:
@@ -311,6 +344,7 @@ PROMISES: tuple[Callable[[History], Iterable[str]], ...] = (
     suspects_run_alone,
     nobody_waits_for_ack_wait,
     nobody_is_overtaken,
+    cancels_stop_what_runs,
 )
 
 
@@ -359,7 +393,8 @@ def _outcome(history: History, task: PlannedTask, record: TaskRecord) -> Iterato
         "completed": task.payload_kind == "task"
         and not task.kills
         and record.failures < MAX_ATTEMPTS
-        and (crashes == record.failures or is_rough or bool(killings)),
+        and (crashes == record.failures or is_rough or bool(killings))
+        and (is_rough or not _is_too_late(task, result)),
         "Cancelled": is_marked or _is_being_cancelled(history, task),
         "InvalidTask": task.payload_kind != "task",
         "StrategyCrashed": crashes == record.failures + 1 == MAX_ATTEMPTS
@@ -371,6 +406,14 @@ def _outcome(history: History, task: PlannedTask, record: TaskRecord) -> Iterato
     }
     if not possible.get(outcome):
         yield f"{task.task_id}: {outcome} ({result.error}) of {task} and {record}"
+
+
+def _is_too_late(task: PlannedTask, result: AgentResult) -> bool:
+    """Tell whether a limit was over by the end of the attempt that did it all."""
+    late_s = (result.timestamp - NOON).total_seconds()
+    is_over = task.deadline_s is not None and late_s > task.deadline_s + 0.1
+    takes_too_long = task.timeout_s is not None and task.think_s > task.timeout_s
+    return not task.turns and task.think_s > 0.1 and (is_over or takes_too_long)
 
 
 def _is_being_cancelled(history: History, task: PlannedTask) -> bool:

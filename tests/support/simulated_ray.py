@@ -5,7 +5,7 @@ for an answer hears of it a little later, and another process takes its place.
 """
 
 import asyncio
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -39,7 +39,7 @@ class Life:
     """One process of a named actor, from its start to its end.
 
     Calls to the first one wait until it has started; while another one takes its place they fail.
-    Those of one caller are taken in their order.
+    They are taken in the order in which they were made, by whomever.
     """
 
     def __init__(self, process: Process, settings: ActorSettings, *, is_first: bool) -> None:
@@ -47,7 +47,7 @@ class Life:
         self.settings = settings
         self.actor: AgentActor | None = None
         self.calls: list[Call] = []
-        self.under_way: defaultdict[Process, deque[Call]] = defaultdict(deque)
+        self.under_way: deque[Call] = deque()
         self._is_first = is_first
         self._early: list[Call] = []
 
@@ -56,8 +56,8 @@ class Life:
         for call in self._early:
             self.answer(call)
 
-    def take_next(self, caller: Process) -> None:
-        call = self.under_way[caller].popleft()
+    def take_next(self) -> None:
+        call = self.under_way.popleft()
         if self.actor:
             self.answer(call)
         elif self._is_first:
@@ -120,8 +120,8 @@ class SimulatedRay:
             call.caller.post(0.0, lose, call.answer, "there is no such actor")
         else:
             life.calls.append(call)
-            life.under_way[call.caller].append(call)
-            life.process.post(weather.delay_s(), life.take_next, call.caller)
+            life.under_way.append(call)
+            life.process.post(weather.delay_s(), life.take_next)
 
     def _notice(self, life: Life, restart: bool) -> None:  # noqa: FBT001 - posted
         agent_id = life.settings.agent_id

@@ -59,6 +59,8 @@ LIMIT_S = 400.0
 MOST_STEPS = 30_000
 LONGEST_AUDIT_S = 40
 HAND_OVER_TIMEOUT_S = 30.0
+LOOK_AGAIN_S = 0.5
+FOR_EVER_S = 1_000.0
 
 Connect = Callable[[Bus, Process], MemoryConnection]
 
@@ -163,6 +165,14 @@ class WholeService:
     def freeze_actor(self, index: int, for_s: float) -> None:
         if life := self.ray.lives.get(f"{POOL}-{index}"):
             self._freeze(life.process, for_s)
+
+    def hang_actor(self, index: int) -> None:
+        """Freeze an actor for ever once it is listened to: its silence is to be found."""
+        life = self.ray.lives.get(f"{POOL}-{index}")
+        if life and any(call.verb == "completions" for call in life.calls):
+            self._freeze(life.process, FOR_EVER_S)
+        else:
+            self.bus.server.call_later(LOOK_AGAIN_S, self.hang_actor, index)
 
     def freeze_supervisor(self, for_s: float) -> None:
         if life := self.supervisors.get("s"):
