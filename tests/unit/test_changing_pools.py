@@ -53,8 +53,12 @@ async def test_a_pool_grows_and_shrinks_as_it_is_told():
         assert setting.kept == HandSize(actors=3, configured="1")
         await scale(setting, 1)
         await until_there(setting, "dev-0")
-        pool = await pool_of(setting)
-        assert (pool.wanted, pool.running, pool.draining) == (1, 1, 0)
+
+        async def settled() -> bool:
+            pool = await pool_of(setting)
+            return (pool.wanted, pool.running, pool.draining) == (1, 1, 0)
+
+        await until(settled, timeout_s=5)
         await scale(setting, None)
         assert setting.kept is None
 
