@@ -60,9 +60,9 @@ def changes(running: Config, wanted: Config) -> list[ConfigChange]:
     return list(_differences(Config, running, wanted, ()))
 
 
-def needs_restart(found: Iterable[ConfigChange]) -> list[str]:
-    """Return the paths of those changes that hold only when the service is started again."""
-    return [change.path for change in found if change.effect == "restart"]
+def paths_that_need(effect: Effect, found: Iterable[ConfigChange]) -> list[str]:
+    """Return the paths of those changes that take this."""
+    return [change.path for change in found if change.effect == effect]
 
 
 def effect_of(path: KeyPath) -> Effect:

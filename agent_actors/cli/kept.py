@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from agent_actors.adapters.ray_runtime import Service
 from agent_actors.cli.following import FollowedConfig
 from agent_actors.config import Config
-from agent_actors.config_diff import ConfigChange, changes
+from agent_actors.config_diff import ConfigChange, Effect, changes, paths_that_need
 from agent_actors.errors import ConfigError, ServiceUnreachable
 from agent_actors.supervisor import Ending
 
@@ -99,10 +99,13 @@ class KeptService:
 
 def _left_to_do(found: list[ConfigChange]) -> str:
     """Return what of an edit is not in force, and what brings it in force."""
-    remedies = {"restart": "restart the service", "provision": "run `agent-actors provision`"}
+    remedies: dict[Effect, str] = {
+        "restart": "restart the service",
+        "provision": "run `agent-actors provision`",
+    }
     told = [
         f"{', '.join(paths)}: {remedy}"
         for effect, remedy in remedies.items()
-        if (paths := [change.path for change in found if change.effect == effect])
+        if (paths := paths_that_need(effect, found))
     ]
     return f"edited, not in force yet: {'; '.join(told)}" if told else ""

@@ -28,7 +28,7 @@ from agent_actors.config_diff import (
     actor_settings_digest,
     changes,
     effect_of,
-    needs_restart,
+    paths_that_need,
 )
 from agent_actors.config_file import load_config
 from agent_actors.config_keys import reference
@@ -202,7 +202,7 @@ def test_all_changes_are_told_in_the_order_of_the_reference():
         "pools.default.actors",
         "pools.default.temperature",
     ]
-    assert needs_restart(found) == ["nats.url", "nats.user", "nats.password"]
+    assert paths_that_need("restart", found) == ["nats.url", "nats.user", "nats.password"]
 
 
 def test_a_secret_that_changes_is_a_change_and_is_not_shown():
