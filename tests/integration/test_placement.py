@@ -1,13 +1,11 @@
 """Where actors are: spread over three nodes, fewer when one is lost, and waiting for room."""
 
 import asyncio
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from support.nats import NatsServer
-from support.ray_cluster import RayCluster, RayNode, can_make_nodes, serving
+from support.ray_cluster import RayCluster, RayNode, can_make_nodes, running_cluster, serving
 from support.until import until
 
 from agent_actors.client import AgentClient
@@ -30,14 +28,8 @@ POOL = {"actors": 3, "slots": 4, "ack_wait_s": 5.0, "hang_timeout_s": 2.0}
 
 @pytest.fixture
 def cluster() -> Iterator[RayCluster]:
-    """Its folder's name is short, for Ray's sockets."""
-    with tempfile.TemporaryDirectory(prefix="aa-", ignore_cleanup_errors=True) as folder:
-        cluster = RayCluster(Path(folder))
-        try:
-            cluster.start()
-            yield cluster
-        finally:
-            cluster.stop()
+    with running_cluster() as cluster:
+        yield cluster
 
 
 async def test_actors_are_spread_and_those_without_room_are_told_and_wait_for_a_node(

@@ -3,16 +3,14 @@
 import asyncio
 import os
 import signal
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from itertools import chain
-from pathlib import Path
 
 import msgspec
 import pytest
 from support.nats import NatsServer
-from support.ray_cluster import RayCluster, RayNode, can_make_nodes, serving
+from support.ray_cluster import RayCluster, RayNode, can_make_nodes, running_cluster, serving
 from support.service import SeenService
 from support.until import until
 
@@ -38,14 +36,9 @@ NEVER_S = 100.0
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCluster]:
-    """One for all tests of this module. Its folder's name is short, for Ray's sockets."""
-    with tempfile.TemporaryDirectory(prefix="aa-", ignore_cleanup_errors=True) as folder:
-        cluster = RayCluster(Path(folder))
-        try:
-            cluster.start()
-            yield cluster
-        finally:
-            cluster.stop()
+    """One for all tests of this module."""
+    with running_cluster() as cluster:
+        yield cluster
 
 
 class ServiceOnNodes(SeenService):

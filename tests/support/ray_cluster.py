@@ -11,6 +11,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
@@ -174,6 +175,18 @@ class RayCluster:
         node = RayNode(process, folder)
         self._opened.callback(node.kill)
         return node
+
+
+@contextmanager
+def running_cluster() -> Iterator[RayCluster]:
+    """Run a head, and what nodes it is given. Its folder's name is short, for Ray's sockets."""
+    with tempfile.TemporaryDirectory(prefix="aa-", ignore_cleanup_errors=True) as folder:
+        cluster = RayCluster(Path(folder))
+        try:
+            cluster.start()
+            yield cluster
+        finally:
+            cluster.stop()
 
 
 @asynccontextmanager
