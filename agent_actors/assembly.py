@@ -14,6 +14,7 @@ from agent_actors.adapters.jetstream.publishing import NATSEvents, NATSResultPub
 from agent_actors.adapters.jetstream.records import JetStreamLedger
 from agent_actors.adapters.jetstream.tasks import JetStreamAcks, JetStreamTaskQueue
 from agent_actors.adapters.vllm import VLLMHTTPClient
+from agent_actors.collector import spare_what_is_there
 from agent_actors.contract import utc_now
 from agent_actors.execution import PROPOSAL, TOOLS, ExecuteAgentTask
 from agent_actors.leases import Leases
@@ -68,6 +69,7 @@ async def build_agent_actor(settings: ActorSettings) -> ActorParts:
         )
         await hear_cancelled(connection, settle.cancel)
         close = opened.pop_all().aclose
+    spare_what_is_there()
     return ActorParts(
         settle=settle,
         acks=acks,

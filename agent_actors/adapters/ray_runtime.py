@@ -31,6 +31,7 @@ from agent_actors.adapters.jetstream.sizes import JetStreamSizes
 from agent_actors.adapters.jetstream.streams import tasks_by_subject
 from agent_actors.adapters.jetstream.tasks import JetStreamAcks, JetStreamTaskQueue, PullConsumer
 from agent_actors.assembly import build_agent_actor, end_process
+from agent_actors.collector import spare_what_is_there
 from agent_actors.config import Config, RayConfig, Resources
 from agent_actors.config_diff import config_digest
 from agent_actors.contract import ServiceStatus, utc_now
@@ -323,6 +324,7 @@ async def build_supervisor(
     connection = await connect(config.nats, name="supervisor", on_closed=end_process)
     store = JetStreamLedger(connection)
     consumers = ConsumerArrangement(connection, config)
+    spare_what_is_there()
     return SupervisorParts(
         leases=Leases(store, JetStreamTaskQueue(connection), utc_now),
         store=store,
