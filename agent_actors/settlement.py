@@ -133,7 +133,7 @@ class SettleDelivery:
             agent_id=self._agent_id,
             task_id=reading.task_id or f"unknown:{delivery.stream}:{delivery.source.stream_seq}",
         )
-        log.info("task.read", num_delivered=delivery.source.num_delivered)
+        log.debug("task.read", num_delivered=delivery.source.num_delivered)
         with self._attempts.expected(reading.task_id) as attempt:
             settled = await self._settle(delivery, reading, attempt)
         log.info("task.settled", disposition=settled)
@@ -220,7 +220,7 @@ class SettleDelivery:
             await self._leases.release(lease)
             await self._acks.nak(delivery)
             return "released"
-        log.info("task.attempted", error_type=outcome.result.error_type)
+        log.debug("task.attempted", error_type=outcome.result.error_type)
         if isinstance(disposition, Retry):
             return await self._postpone(delivery, lease, outcome, disposition)
         record = await self._commit(lease, outcome, disposition)
@@ -287,7 +287,7 @@ class SettleDelivery:
         )
         due = _why(outcome) if finish.dead_letter else None
         record = await self._leases.commit(lease, outcome.result.status, result, due)
-        log.info("task.committed", status=record.state)
+        log.debug("task.committed", status=record.state)
         return record
 
     async def _announce(self, record: TaskRecord, delivery: Delivery) -> None:
@@ -296,7 +296,7 @@ class SettleDelivery:
         for letter in letters:
             await self._publish_dead_letter(letter)
         await self._emit("finished", record, status=record.state)
-        log.info("task.announced", status=record.state)
+        log.debug("task.announced", status=record.state)
 
     async def _bury(self, delivery: Delivery, reading: BrokenTask) -> Settled:
         """End a message that has no usable task id, and so no place in the ledger."""
