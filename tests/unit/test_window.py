@@ -22,11 +22,14 @@ class Crowd:
 
     async def send(self, number: int, size: int, within_s: float = LONG_S) -> None:
         self.answers[number] = asyncio.Event()
-        async with self.window.room(size, within_s):
-            self.inside.append(number)
-            self.entered.append(number)
+        await self.window.enter(size, within_s)
+        self.inside.append(number)
+        self.entered.append(number)
+        try:
             await self.answers[number].wait()
+        finally:
             self.inside.remove(number)
+            self.window.leave(size)
 
 
 async def settle() -> None:

@@ -209,10 +209,13 @@ class Connection:
         limit_s = timeout_s or self._timeout_s
         with self._noting_trouble(subject):
             try:
-                async with self._window.room(len(payload), limit_s):
-                    answer = await self._to_stream(subject, payload, headers, limit_s)
+                await self._window.enter(len(payload), limit_s)
             except TimeoutError as error:
                 raise _no_room(subject, limit_s) from error
+            try:
+                answer = await self._to_stream(subject, payload, headers, limit_s)
+            finally:
+                self._window.leave(len(payload))
             reply = _decoded(answer)
             if reply.error is not None:
                 raise _error_for(reply.error, subject)
@@ -261,7 +264,8 @@ class Connection:
         Raises PublishRefused, and PublishFailed when it certainly was not sent.
         """
         self._check_size(subject, payload, headers)
-        cancels = _cancel_requests()
+        may_wait = self.nc.may_wait(len(payload))
+        cancels = _cancel_requests() if may_wait else 0
         try:
             await self.nc.publish(subject, payload, reply, headers)
         except (BadSubjectError, BadHeaderError, MaxPayloadError) as error:
@@ -269,7 +273,7 @@ class Connection:
         except (Error, OSError) as error:
             raise PublishFailed(f"{subject}: {explain(error)}") from error
         # nats-py swallows a cancellation that meets it waiting for room in its buffer.
-        if _cancel_requests() > cancels:
+        if may_wait and _cancel_requests() > cancels:
             raise asyncio.CancelledError
 
     async def tell(self, subject: str, payload: bytes) -> None:

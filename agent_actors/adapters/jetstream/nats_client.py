@@ -68,6 +68,10 @@ class NatsClient(Client):
                     self._drained.clear()
                     await self._drained.wait()
 
+    def may_wait(self, size_bytes: int) -> bool:
+        """Tell whether `publish` may have to wait: below half of `pending_size` it never does."""
+        return self._pending_data_size + size_bytes > self._max_pending_size // 2
+
     def has_room_for_news(self, size_bytes: int) -> bool:
         """Take note of some news, and tell whether to send it: much of it must not pile up."""
         if self._pending_data_size >= FULL_BYTES or self._news_bytes + size_bytes > NEWS_BYTES:

@@ -1,8 +1,6 @@
 """How much may wait for its answer at a time: so many messages, and so many bytes of them."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 
 
 class Window:
@@ -19,9 +17,8 @@ class Window:
         self._turn = asyncio.Lock()
         self._left = asyncio.Event()
 
-    @asynccontextmanager
-    async def room(self, size_bytes: int, within_s: float) -> AsyncGenerator[None]:
-        """Hold room for a message of this size. Raises TimeoutError when there is none in time."""
+    async def enter(self, size_bytes: int, within_s: float) -> None:
+        """Take room for a message of this size. Raises TimeoutError when there is none in time."""
         if self._turn.locked() or not self._fits(size_bytes):
             async with asyncio.timeout(within_s), self._turn:
                 while not self._fits(size_bytes):
@@ -29,12 +26,12 @@ class Window:
                     await self._left.wait()
         self._inside += 1
         self._bytes_inside += size_bytes
-        try:
-            yield
-        finally:
-            self._inside -= 1
-            self._bytes_inside -= size_bytes
-            self._left.set()
+
+    def leave(self, size_bytes: int) -> None:
+        """Give back the room of a message that had it."""
+        self._inside -= 1
+        self._bytes_inside -= size_bytes
+        self._left.set()
 
     def _fits(self, size_bytes: int) -> bool:
         if not self._inside:
