@@ -25,11 +25,12 @@ TOP_LEVEL = {
     "pyproject.toml",
 }
 
-# Where packages, images and models come from is for each machine's own settings to say.
+# Where packages, images and models come from is for each machine's own settings to say. The
+# service's own image is where it would be published.
 REGISTRY = re.compile(
     r"""
     \b(?: pypi\.org | pythonhosted\.org | registry\.npmjs\.org | deb\.debian\.org
-        | docker\.io | quay\.io | ghcr\.io | gcr\.io | nvcr\.io | huggingface\.co )\b
+        | docker\.io | quay\.io | ghcr\.io(?!/agent-actors/) | gcr\.io | nvcr\.io | huggingface\.co )\b
     | --(?:extra-)?index-url | --find-links | /simple/
     """,
     re.VERBOSE,
