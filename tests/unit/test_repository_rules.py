@@ -30,7 +30,8 @@ TOP_LEVEL = {
 REGISTRY = re.compile(
     r"""
     \b(?: pypi\.org | pythonhosted\.org | registry\.npmjs\.org | deb\.debian\.org
-        | docker\.io | quay\.io | ghcr\.io(?!/agent-actors/) | gcr\.io | nvcr\.io | huggingface\.co )\b
+        | docker\.io | quay\.io | ghcr\.io(?!/agent-actors/) | gcr\.io | nvcr\.io
+        | huggingface\.co )\b
     | --(?:extra-)?index-url | --find-links | /simple/
     """,
     re.VERBOSE,

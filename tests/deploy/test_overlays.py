@@ -1,0 +1,132 @@
+"""What kustomize makes of deploy/, judged without a cluster."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from support.manifests import findings
+from support.manifests.reading import (
+    DEPLOY,
+    OVERLAYS,
+    ROOT,
+    Manifest,
+    of_kind,
+    pod_templates,
+    ray_clusters,
+    ray_pods,
+    render,
+)
+from support.manifests.schemas import crd_folder, custom_resources
+
+from agent_actors import __version__
+
+GATES = {"gcs-rocksdb": {"GCSFaultToleranceEmbeddedStorage"}}
+KUSTOMIZED = ("base", "components", "overlays")
+
+
+def overlay(name: str) -> list[Manifest]:
+    return render(DEPLOY / "overlays" / name)
+
+
+def with_component(name: str, folder: Path) -> list[Manifest]:
+    """Return production with one of the components that it leaves out."""
+    there = os.path.relpath(DEPLOY, folder)
+    text = {
+        "resources": [f"{there}/overlays/prod"],
+        "components": [f"{there}/components/{name}"],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(text))
+    return render(folder)
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_an_overlay_has_nothing_wrong(name: str):
+    found = findings(overlay(name), gates=GATES.get(name, ()), by_digest=name != "dev")
+    assert [str(finding) for finding in found] == []
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_ray_resources_fit_the_schemas_of_kuberay(name: str):
+    if crd_folder() is None:
+        pytest.skip("no schemas of custom resources: AGENT_ACTORS_CRD_DIR names no folder of them")
+    assert [str(finding) for finding in custom_resources(overlay(name))] == []
+
+
+@pytest.mark.parametrize("name", ["kueue", "pod-monitor"])
+def test_a_component_can_be_added_to_production(name: str, tmp_path: Path):
+    assert [str(finding) for finding in findings(with_component(name, tmp_path))] == []
+
+
+def test_kueue_gets_a_service_of_a_fixed_size_that_it_suspends_itself(tmp_path: Path):
+    (service,) = of_kind(with_component("kueue", tmp_path), "RayService")
+    (group,) = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    assert service["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "agent-actors"
+    assert "suspend" not in service["spec"]
+    assert not service["spec"]["rayClusterConfig"]["enableInTreeAutoscaling"]
+    assert group["replicas"] == group["minReplicas"] == group["maxReplicas"]
+
+
+def test_the_pod_monitor_follows_every_node(tmp_path: Path):
+    (monitor,) = of_kind(with_component("pod-monitor", tmp_path), "PodMonitor")
+    assert {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]} == {
+        "metrics",
+        "as-metrics",
+        "dash-metrics",
+    }
+
+
+def test_the_service_has_the_cluster_of_the_base_but_for_its_image():
+    (base,) = ray_clusters(render(DEPLOY / "base"))
+    (prod,) = ray_clusters(overlay("prod"))
+    assert (base.in_service, prod.in_service) == (False, True)
+    for cluster in (base, prod):
+        for group in (cluster.spec["headGroupSpec"], *cluster.groups):
+            del group["template"]["spec"]["containers"][0]["image"]
+    assert prod.spec == base.spec
+
+
+def test_all_pods_of_ours_run_one_image():
+    for name in OVERLAYS:
+        ours = [pod for pod in pod_templates(overlay(name)) if pod.component != "nats"]
+        images = {container["image"] for pod in ours for container in pod.containers}
+        assert len(images) == 1, name
+
+
+def test_the_image_of_a_first_look_is_of_this_version():
+    images = {pod.spec["containers"][0]["image"] for pod in ray_pods(overlay("dev"))}
+    assert images == {f"ghcr.io/agent-actors/agent-actors:{__version__}"}
+
+
+@pytest.mark.parametrize("name", ["gcs-redis", "gcs-rocksdb"])
+def test_a_head_that_others_outlive_may_be_evicted_and_ends_soon(name: str):
+    manifests = overlay(name)
+    budgets = [each["metadata"]["name"] for each in of_kind(manifests, "PodDisruptionBudget")]
+    (head,) = (pod for pod in ray_pods(manifests) if pod.ray == "head")
+    drain = {"name": "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "value": "30"}
+    assert budgets == ["agent-actors-workers"]
+    assert drain in head.spec["containers"][0]["env"]
+
+
+def test_no_file_is_left_out():
+    left_out = [
+        str(path.relative_to(DEPLOY))
+        for folder in KUSTOMIZED
+        for path in (DEPLOY / folder).rglob("*.*")
+        if path.name != "kustomization.yaml"
+        and path.name not in (path.parent / "kustomization.yaml").read_text()
+    ]
+    assert left_out == []
+
+
+def test_the_yaml_is_well_kept():
+    done = subprocess.run(
+        [Path(sys.executable).parent / "yamllint", "--strict", "deploy"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout

@@ -1,0 +1,271 @@
+"""What every pod owes to a cluster: labels, bounds, closed containers, files that are there."""
+
+import re
+from collections.abc import Iterator, Mapping
+
+from support.manifests.reading import (
+    Finding,
+    Manifest,
+    PodTemplate,
+    environment,
+    name_of,
+    of_kind,
+    pod_templates,
+    quantity,
+    ray_clusters,
+    ray_pods,
+)
+
+# What a deployer makes beforehand, with the files that each Secret has.
+SECRETS: Mapping[str, frozenset[str]] = {
+    "agent-actors-nats": frozenset({"service.nk"}),
+    "agent-actors-nats-ca": frozenset({"ca.crt"}),
+    "agent-actors-provisioner": frozenset({"provisioner.nk"}),
+    "agent-actors-vllm": frozenset({"api-key"}),
+    "agent-actors-redis": frozenset({"password"}),
+}
+# Every namespace has it.
+KUBERNETES_CA = "kube-root-ca.crt"
+TOKENS_AT = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+COMPONENTS = {"head", "worker", "provision", "nats", "model-server"}
+WRITABLE = ("/tmp", "/tmp/ray", "/dev/shm")
+CLOSED = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "runAsNonRoot": True,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+# Where something answers, and whether it is well.
+HEALTH = {
+    52365: {"/api/healthz"},
+    8000: {"/health"},
+    8222: {"/healthz", "/healthz?js-server-only=true", "/healthz?js-enabled-only=true"},
+}
+PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
+SECRETIVE = re.compile(r"TOKEN|PASSWORD|SECRET|CREDENTIAL|SEED|(API|PRIVATE|ACCESS)_?KEY")
+KEY_MATERIAL = re.compile(r"\bS[UANOCX][A-Z2-7]{56}\b|-----BEGIN [A-Z ]*PRIVATE KEY|://[^/\s@]+@")
+DIGEST = re.compile(r"[^@]+@sha256:[0-9a-f]{64}")
+TAGGED = re.compile(r"[^@]+:(?!latest$)[\w.-]+")
+
+
+def labels(manifests: list[Manifest]) -> Iterator[Finding]:
+    """Check that pods have the labels by which everything of ours selects them."""
+    for pod in pod_templates(manifests):
+        component = pod.component
+        wanted = {"part-of": "agent-actors", "instance": "agent-actors"}
+        wanted["name"] = "nats" if component == "nats" else "agent-actors"
+        for name, value in wanted.items():
+            given = pod.labels.get(f"app.kubernetes.io/{name}")
+            if given != value:
+                yield Finding("labels", pod.where, f"app.kubernetes.io/{name} is {given}")
+        if component not in COMPONENTS or (pod.ray and component != pod.ray):
+            yield Finding("labels", pod.where, f"app.kubernetes.io/component is {component!r}")
+
+
+def security(manifests: list[Manifest]) -> Iterator[Finding]:
+    """Check that a container can do no more than it needs, and none as root."""
+    for pod in pod_templates(manifests):
+        for problem in _open_pod(pod.spec):
+            yield Finding("security", pod.where, problem)
+        for container in pod.containers:
+            for problem in _open_container(container.get("securityContext", {})):
+                yield Finding("security", f"{pod.where} {container['name']}", problem)
+
+
+def api_access(manifests: list[Manifest]) -> Iterator[Finding]:
+    """Check that only the autoscaler holds a token of the Kubernetes API."""
+    for pod in pod_templates(manifests):
+        if pod.spec.get("automountServiceAccountToken") is not False:
+            yield Finding("api-access", pod.where, "automountServiceAccountToken is not false")
+        holders = {
+            container["name"]
+            for container in pod.containers
+            for mount in container.get("volumeMounts", ())
+            if mount["mountPath"] == TOKENS_AT or _has_token(pod.volumes.get(mount["name"], {}))
+        }
+        if holders != ({"autoscaler"} if pod.autoscaler else set()):
+            yield Finding("api-access", pod.where, f"a token is held by {sorted(holders)}")
+
+
+def resources(manifests: list[Manifest]) -> Iterator[Finding]:
+    """Check that each container says what it asks for and at most gets, as a quota wants it."""
+    for pod in pod_templates(manifests):
+        for container in pod.containers:
+            given = container.get("resources", {})
+            for name in ("cpu", "memory", "ephemeral-storage"):
+                asked, most = (given.get(k, {}).get(name) for k in ("requests", "limits"))
+                where = f"{pod.where} {container['name']}"
+                if asked is None or most is None:
+                    yield Finding("resources", where, f"{name} has no request or no limit")
+                elif quantity(asked) > quantity(most):
+                    yield Finding("resources", where, f"{name} asks for more than its limit")
+        yield from _folders_in_memory(pod)
+
+
+def probes(manifests: list[Manifest]) -> Iterator[Finding]:
+    """Check that probes ask a port that the container has, for a path that is answered there."""
+    for pod in pod_templates(manifests):
+        for container in pod.containers:
+            for kind in PROBES:
+                if (probe := container.get(kind)) is not None:
+                    where = f"{pod.where} {container['name']} {kind}"
+                    yield from (Finding("probes", where, p) for p in _misses(probe, container))
+        if pod.ray and "readinessProbe" not in pod.spec["containers"][0]:
+            missing = "has no readinessProbe, so KubeRay's own asks for a Serve proxy"
+            yield Finding("probes", pod.where, missing)
+
+
+def images(manifests: list[Manifest], *, by_digest: bool) -> Iterator[Finding]:
+    """Check that it is said which image runs: by its digest, or at least by a version."""
+    for pod in pod_templates(manifests):
+        for container in pod.containers:
+            image = container["image"]
+            if not (DIGEST if by_digest else TAGGED).fullmatch(image):
+                how = "by digest" if by_digest else "by version"
+                yield Finding("images", f"{pod.where} {container['name']}", f"{image}: not {how}")
+
+
+def secrets(manifests: list[Manifest]) -> Iterator[Finding]:
+    """Check that no secret stands in a manifest: they are mounted as files, or referred to."""
+    for each in of_kind(manifests, "Secret"):
+        yield Finding("secrets", name_of(each), "a Secret's contents are for no manifest")
+    for pod in pod_templates(manifests):
+        for container in pod.containers:
+            for name in _given_away(environment(container)):
+                yield Finding("secrets", f"{pod.where} {container['name']}", f"{name} is given")
+    for each in of_kind(manifests, "ConfigMap"):
+        for name in _given_away(each.get("data", {})):
+            yield Finding("secrets", name_of(each), f"{name} has a key in it")
+    for cluster in ray_clusters(manifests):
+        options = cluster.spec.get("gcsFaultToleranceOptions", {})
+        for name in ("redisUsername", "redisPassword"):
+            if "value" in options.get(name, {}):
+                yield Finding("secrets", cluster.where, f"{name} is given")
+
+
+def volumes(manifests: list[Manifest]) -> Iterator[Finding]:
+    """Check that what is mounted is there, and what is there is mounted."""
+    config_maps = {each["metadata"]["name"]: each for each in of_kind(manifests, "ConfigMap")}
+    for pod in pod_templates(manifests):
+        mounted = {m["name"] for c in pod.containers for m in c.get("volumeMounts", ())}
+        for name in sorted(mounted ^ pod.volumes.keys()):
+            what = "is mounted and is no volume" if name in mounted else "is mounted nowhere"
+            yield Finding("volumes", pod.where, f"{name} {what}")
+        for name, volume in pod.volumes.items():
+            for problem in _missing_source(volume, config_maps):
+                yield Finding("volumes", f"{pod.where} {name}", problem)
+        for mount in (m for c in pod.containers for m in c.get("volumeMounts", ())):
+            if "subPath" in mount:
+                what = f"{mount['mountPath']} is a subPath, which never changes in a running pod"
+                yield Finding("volumes", pod.where, what)
+
+
+def writable_folders(manifests: list[Manifest]) -> Iterator[Finding]:
+    """Check that Ray has where to write, since the root file system is read-only."""
+    for pod in ray_pods(manifests):
+        for container in pod.containers:
+            folders = {m["mountPath"]: m["name"] for m in container.get("volumeMounts", ())}
+            home = environment(container).get("HOME", "HOME")
+            is_ray = container["name"] != "autoscaler"
+            for path in (home, *(WRITABLE if is_ray else WRITABLE[:2])):
+                if "emptyDir" not in pod.volumes.get(folders.get(path, ""), {}):
+                    where = f"{pod.where} {container['name']}"
+                    yield Finding("writable", where, f"{path} is no emptyDir")
+
+
+def service_accounts(manifests: list[Manifest]) -> Iterator[Finding]:
+    """Check that accounts exist, and that workers have none that may speak to the API."""
+    accounts = {each["metadata"]["name"] for each in of_kind(manifests, "ServiceAccount")}
+    users: dict[str, set[bool]] = {}
+    for pod in ray_pods(manifests):
+        account = pod.spec.get("serviceAccountName", "default")
+        users.setdefault(account, set()).add(pod.ray == "head")
+        if account not in accounts:
+            yield Finding("accounts", pod.where, f"there is no ServiceAccount {account}")
+    for account, kinds in users.items():
+        if len(kinds) > 1:
+            yield Finding("accounts", account, "head and workers share it")
+
+
+def _open_pod(spec: Manifest) -> Iterator[str]:
+    context = spec.get("securityContext", {})
+    if context.get("runAsNonRoot") is not True or not context.get("runAsUser"):
+        yield "may run as root"
+    if context.get("seccompProfile") != {"type": "RuntimeDefault"}:
+        yield "seccompProfile is not RuntimeDefault"
+    for key in ("hostNetwork", "hostPID", "hostIPC"):
+        if spec.get(key):
+            yield f"{key} is on"
+    for volume in spec.get("volumes", ()):
+        if "hostPath" in volume:
+            yield f"{volume['name']} is a folder of the host"
+    if spec.get("enableServiceLinks") is not False:
+        yield "enableServiceLinks is not false, so every Service becomes environment variables"
+
+
+def _open_container(context: Manifest) -> Iterator[str]:
+    for key, value in CLOSED.items():
+        if context.get(key) != value:
+            yield f"{key} is {context.get(key)}"
+    if context.get("privileged"):
+        yield "is privileged"
+    capabilities = context.get("capabilities", {})
+    if capabilities.get("drop") != ["ALL"] or capabilities.get("add"):
+        yield f"has the capabilities {capabilities}"
+
+
+def _given_away(variables: Mapping[str, str]) -> Iterator[str]:
+    for name, value in variables.items():
+        is_secret = SECRETIVE.search(name.upper()) and not name.endswith("_FILE")
+        if is_secret or KEY_MATERIAL.search(value):
+            yield name
+
+
+def _has_token(volume: Manifest) -> bool:
+    return any(
+        "serviceAccountToken" in source for source in volume.get("projected", {}).get("sources", ())
+    )
+
+
+def _folders_in_memory(pod: PodTemplate) -> Iterator[Finding]:
+    """Check that emptyDirs have a limit, and those in memory one that the container can bear."""
+    most = quantity(
+        pod.spec["containers"][0].get("resources", {}).get("limits", {}).get("memory", 0)
+    )
+    for name, volume in pod.volumes.items():
+        folder = volume.get("emptyDir")
+        if folder is None:
+            continue
+        if "sizeLimit" not in folder:
+            yield Finding("resources", f"{pod.where} {name}", "has no sizeLimit")
+        elif folder.get("medium") == "Memory" and quantity(folder["sizeLimit"]) > most / 2:
+            yield Finding("resources", f"{pod.where} {name}", "takes over half of the memory")
+
+
+def _misses(probe: Manifest, container: Manifest) -> Iterator[str]:
+    asked = probe.get("httpGet")
+    if asked is None:
+        yield "does not ask by HTTP"
+        return
+    ports = {port.get("name"): port["containerPort"] for port in container.get("ports", ())}
+    port = ports.get(asked["port"], asked["port"])
+    if port not in ports.values():
+        yield f"the container has no port {asked['port']}"
+    elif asked["path"] not in HEALTH.get(port, ()):
+        yield f"nothing answers at {asked['path']} on {port}"
+
+
+def _missing_source(volume: Manifest, config_maps: Mapping[str, Manifest]) -> Iterator[str]:
+    sources = [volume, *volume.get("projected", {}).get("sources", ())]
+    for source in sources:
+        if (config_map := source.get("configMap")) is not None:
+            name = config_map["name"]
+            if name not in config_maps and name != KUBERNETES_CA:
+                yield f"there is no ConfigMap {name}"
+        if (secret := source.get("secret")) is not None:
+            name = secret.get("secretName", secret.get("name"))
+            if name not in SECRETS:
+                yield f"nobody is told to make a Secret {name}"
+            elif absent := {item["key"] for item in secret.get("items", ())} - SECRETS[name]:
+                yield f"the Secret {name} has no {sorted(absent)}"

@@ -1,0 +1,245 @@
+"""Whether what runs in the pods fits them: the configuration, its times and sizes, the commands."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import click
+import yaml
+from support.manifests.pods import SECRETS
+from support.manifests.reading import (
+    Finding,
+    Manifest,
+    PodTemplate,
+    environment,
+    name_of,
+    of_kind,
+    pod_templates,
+    quantity,
+    ray_clusters,
+    ray_pods,
+)
+
+from agent_actors.cli import commands
+from agent_actors.config import Config
+from agent_actors.config_file import FILE_VARIABLE, load_config
+from agent_actors.errors import ConfigError
+from agent_actors.roster import SURGE
+
+DRAIN = ["agent-actors", "drain", "--node"]
+# From the end of the last task to that of the node: the command's own work, and Ray's.
+AFTER_THE_LAST_TASK_S = 45
+CONTROL_APP = "agent_actors.adapters.ray_serve:control_app"
+DRAIN_VARIABLE = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
+
+
+def configuration(manifests: list[Manifest]) -> Iterator[Finding]:
+    """Check that each container can read the configuration that it is given, as it is given."""
+    for pod in pod_templates(manifests):
+        for container in pod.containers:
+            if FILE_VARIABLE in environment(container):
+                try:
+                    _config_of(pod, container, manifests)
+                except ConfigError as error:
+                    yield Finding("config", f"{pod.where} {container['name']}", str(error))
+        if pod.ray and FILE_VARIABLE not in environment(pod.spec["containers"][0]):
+            yield Finding("config", pod.where, f"{FILE_VARIABLE} is not set")
+
+
+def draining(manifests: list[Manifest]) -> Iterator[Finding]:
+    """Check that a node that goes lets its longest task end."""
+    longest_s = longest_task_s(manifests)
+    needed_s = longest_s + AFTER_THE_LAST_TASK_S
+    replaceable = any(cluster.is_head_replaceable for cluster in ray_clusters(manifests))
+    for pod in ray_pods(manifests):
+        container = pod.spec["containers"][0]
+        hook = container.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command")
+        if hook != DRAIN:
+            yield Finding("draining", pod.where, f"preStop is {hook}, not {' '.join(DRAIN)}")
+        grace_s = pod.spec.get("terminationGracePeriodSeconds", 30)
+        if grace_s < needed_s:
+            what = f"terminationGracePeriodSeconds {grace_s} is less than {needed_s:g}"
+            yield Finding("draining", pod.where, what)
+        drain_s = float(environment(container).get(DRAIN_VARIABLE, 30))
+        least_s = 0 if pod.ray == "head" and replaceable else longest_s
+        if not least_s <= drain_s < grace_s:
+            what = f"{DRAIN_VARIABLE} {drain_s:g} is not between {least_s:g} and {grace_s}"
+            yield Finding("draining", pod.where, what)
+    for each in of_kind(manifests, "RayService"):
+        delay_s = each["spec"].get("rayClusterDeletionDelaySeconds", 60)
+        if delay_s < longest_s + AFTER_THE_LAST_TASK_S:
+            what = f"rayClusterDeletionDelaySeconds {delay_s} is less than {needed_s:g}"
+            yield Finding("draining", name_of(each), what)
+
+
+def clusters(manifests: list[Manifest]) -> Iterator[Finding]:
+    """Check what a cluster of ours has: a token, an idle head, workers that come and go."""
+    for cluster in ray_clusters(manifests):
+        yield from (Finding("cluster", cluster.where, what) for what in _cluster(cluster.spec))
+    for pod in ray_pods(manifests):
+        if pod.spec.get("restartPolicy") != "Never":
+            yield Finding("cluster", pod.where, "restartPolicy is not Never")
+    for each in of_kind(manifests, "RayService"):
+        if each["spec"].get("upgradeStrategy", {}).get("type") != "NewCluster":
+            yield Finding("cluster", name_of(each), "an upgrade makes no new cluster")
+
+
+def serve_app(manifests: list[Manifest]) -> Iterator[Finding]:
+    """Check that a RayService runs the control application, with the configuration mounted."""
+    config_paths = {
+        environment(pod.spec["containers"][0]).get(FILE_VARIABLE) for pod in ray_pods(manifests)
+    }
+    for each in of_kind(manifests, "RayService"):
+        where = name_of(each)
+        config = yaml.safe_load(each["spec"].get("serveConfigV2", "{}"))
+        applications = config.get("applications", [])
+        if [app.get("import_path") for app in applications] != [CONTROL_APP]:
+            yield Finding("serve", where, f"its application is not {CONTROL_APP}")
+        for app in applications:
+            args = app.get("args", {})
+            if {args.get("config")} != config_paths:
+                yield Finding("serve", where, f"config {args.get('config')} is mounted nowhere")
+            if args.get("provisions") is not False:
+                yield Finding("serve", where, "the service makes streams, which is the Job's part")
+        yield from (Finding("serve", where, what) for what in _unreachable(each["spec"], config))
+
+
+def room(manifests: list[Manifest]) -> Iterator[Finding]:
+    """Check that the workers can hold the most actors that the pools may have."""
+    for cluster in ray_clusters(manifests):
+        config = _config(manifests)
+        if config is None:
+            return
+        asked = config.ray.supervisor.num_cpus * 2 + _serve_cpus(cluster.owner)
+        for pool in config.pools.values():
+            asked += math.ceil((1 + SURGE) * pool.max_actors) * pool.resources.num_cpus
+        there = sum(
+            group.get("maxReplicas", 0) * math.ceil(_cpus(group)) for group in cluster.groups
+        )
+        if asked > there:
+            what = f"the pools may ask for {asked:g} CPUs, the workers have {there:g} at most"
+            yield Finding("room", cluster.where, what)
+
+
+def command_lines(manifests: list[Manifest]) -> Iterator[Finding]:
+    """Check that our commands know the options that they are given."""
+    for pod in pod_templates(manifests):
+        for container in pod.containers:
+            command = container.get("command", [])
+            if command[:1] == ["agent-actors"]:
+                try:
+                    _parse(command[1:])
+                except click.ClickException as error:
+                    where = f"{pod.where} {container['name']}"
+                    yield Finding("command", where, error.format_message())
+
+
+def longest_task_s(manifests: list[Manifest]) -> float:
+    """Return how long an attempt may take in any pool."""
+    config = _config(manifests)
+    return max(pool.task_timeout_s for pool in config.pools.values()) if config else 0
+
+
+def service_config(manifests: list[Manifest]) -> Config | None:
+    """Return the configuration that Ray's pods get; None: they cannot read it."""
+    return _config(manifests)
+
+
+def _config(manifests: list[Manifest]) -> Config | None:
+    for pod in ray_pods(manifests):
+        try:
+            return _config_of(pod, pod.spec["containers"][0], manifests)
+        except ConfigError:
+            return None
+    return None
+
+
+def _config_of(pod: PodTemplate, container: Manifest, manifests: list[Manifest]) -> Config:
+    """Load the configuration in a folder that has the files which the container would have."""
+    with TemporaryDirectory() as root:
+        paths = {
+            mount["mountPath"]: pod.volumes.get(mount["name"], {})
+            for mount in container.get("volumeMounts", ())
+        }
+        for path, volume in paths.items():
+            for name, text in _files(volume, manifests).items():
+                file = Path(root + path, name)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(_moved(text, root))
+        variables = environment(container).items()
+        return load_config(None, {name: _moved(value, root) for name, value in variables})
+
+
+def _moved(text: str, root: str) -> str:
+    return text.replace("/etc/agent-actors/", f"{root}/etc/agent-actors/")
+
+
+def _files(volume: Manifest, manifests: list[Manifest]) -> dict[str, str]:
+    if secret := volume.get("secret"):
+        return dict.fromkeys(SECRETS.get(secret["secretName"], ()), "secret")
+    name = volume.get("configMap", {}).get("name")
+    for each in of_kind(manifests, "ConfigMap"):
+        if each["metadata"]["name"] == name:
+            return each["data"]
+    return {}
+
+
+def _cluster(spec: Manifest) -> Iterator[str]:
+    if spec.get("authOptions", {}).get("mode") != "token":
+        yield "authOptions.mode is not token"
+    if spec["headGroupSpec"].get("rayStartParams", {}).get("num-cpus") != "0":
+        yield "actors may be put on the head"
+    if not spec.get("enableInTreeAutoscaling"):
+        return
+    if spec.get("autoscalerOptions", {}).get("version") != "v2":
+        yield "the autoscaler is not v2"
+    for group in spec.get("workerGroupSpecs", ()):
+        if missing := {"minReplicas", "maxReplicas", "idleTimeoutSeconds"} - group.keys():
+            yield f"{group['groupName']} has no {', '.join(sorted(missing))}"
+
+
+def _unreachable(spec: Manifest, config: Manifest) -> Iterator[str]:
+    """Tell why requests to Serve's Service would not arrive.
+
+    Its selector takes workers in, which have no proxy: a port by name leaves them out.
+    """
+    if config.get("proxy_location") != "HeadOnly":
+        yield "proxies are not on the head alone"
+    ports = spec.get("serveService", {}).get("spec", {}).get("ports", [])
+    targets = [port.get("targetPort") for port in ports if port.get("name") == "serve"]
+    if targets != ["serve"]:
+        yield f"its Service leads to {targets}, and so to workers too"
+    cluster = spec["rayClusterConfig"]
+    groups = {"head": cluster["headGroupSpec"]}
+    groups |= {group["groupName"]: group for group in cluster.get("workerGroupSpecs", ())}
+    listens = config.get("http_options", {}).get("port", 8000)
+    for name, group in groups.items():
+        ports = group["template"]["spec"]["containers"][0].get("ports", ())
+        named = [port["containerPort"] for port in ports if port.get("name") == "serve"]
+        if named != ([listens] if name == "head" else []):
+            yield f"{name} has the ports {named} named serve"
+
+
+def _serve_cpus(owner: Manifest) -> float:
+    config = yaml.safe_load(owner["spec"].get("serveConfigV2", "{}"))
+    return sum(
+        deployment.get("num_replicas", 1) * deployment.get("ray_actor_options", {})["num_cpus"]
+        for application in config.get("applications", ())
+        for deployment in application.get("deployments", ())
+    )
+
+
+def _cpus(group: Manifest) -> float:
+    """Return what Ray counts on one worker: KubeRay takes the limit, rounded up."""
+    given = group.get("rayStartParams", {}).get("num-cpus")
+    limits = group["template"]["spec"]["containers"][0].get("resources", {}).get("limits", {})
+    return float(given) if given is not None else quantity(limits.get("cpu", 0))
+
+
+def _parse(arguments: list[str]) -> None:
+    context = click.Context(commands)
+    command = commands.get_command(context, arguments[0])
+    if command is None:
+        raise click.UsageError(f"no such command: {arguments[0]}")
+    command.make_context(arguments[0], arguments[1:], parent=context)
