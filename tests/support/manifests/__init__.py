@@ -13,11 +13,13 @@ from support.manifests.reading import Finding, Manifest
 
 __all__ = ["Finding", "Manifest", "findings"]
 
-CHECKS = (
+SHAPES = (
     schemas.custom_resources,
     schemas.built_in_kinds,
     schemas.pods,
     schemas.serve_configs,
+)
+CHECKS = (
     pods.labels,
     pods.security,
     pods.api_access,
@@ -43,14 +45,13 @@ CHECKS = (
 def findings(
     manifests: list[Manifest], *, gates: Container[str] = (), by_digest: bool = True
 ) -> list[Finding]:
-    """Return all that is wrong.
+    """Return all that is wrong; of manifests that have not the right shape, only that.
 
     `gates` are KubeRay's feature gates that are on where it is to run. `by_digest` wants images to
     be named so that they cannot change.
     """
-    asked = (
-        *CHECKS,
-        partial(kuberay, gates=gates),
-        partial(pods.images, by_digest=by_digest),
-    )
+    misshapen = [finding for check in SHAPES for finding in check(manifests)]
+    if misshapen:
+        return misshapen
+    asked = (*CHECKS, partial(kuberay, gates=gates), partial(pods.images, by_digest=by_digest))
     return [finding for check in asked for finding in check(manifests)]

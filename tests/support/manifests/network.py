@@ -48,38 +48,26 @@ def selectors(manifests: list[Manifest]) -> Iterator[Finding]:
 
 def budgets(manifests: list[Manifest]) -> Iterator[Finding]:
     """Check that budgets let nodes be drained, and count in the only way that works here."""
-    least = {
-        "head": 1,
-        "worker": sum(g["minReplicas"] for c in ray_clusters(manifests) for g in c.groups),
-    }
-    found: set[str] = set()
+    workers = sum(group["minReplicas"] for c in ray_clusters(manifests) for group in c.groups)
     for each in of_kind(manifests, "PodDisruptionBudget"):
         spec, where = each["spec"], name_of(each)
+        kinds = {pod.ray for pod in ray_pods(manifests) if matches(spec["selector"], pod.labels)}
         if not isinstance(spec.get("minAvailable"), int):
             # Kubernetes finds no number of replicas wanted: a RayCluster has no scale subresource.
             yield Finding("budgets", where, "needs minAvailable as a number")
-            continue
+        elif "worker" in kinds and spec["minAvailable"] >= workers:
+            yield Finding("budgets", where, "never lets a worker go")
+        if len(kinds) > 1:
+            yield Finding("budgets", where, "counts the head among the workers")
         if spec.get("unhealthyPodEvictionPolicy") != "AlwaysAllow":
             yield Finding("budgets", where, "keeps pods that are not ready")
-        for pod in ray_pods(manifests):
-            if matches(spec["selector"], pod.labels):
-                found.add(pod.ray)
-                if pod.ray == "worker" and spec["minAvailable"] >= least["worker"]:
-                    yield Finding("budgets", where, "never lets a worker go")
-    if found and "worker" not in found:
-        yield Finding("budgets", "workers", "have no budget")
 
 
 def isolation(manifests: list[Manifest]) -> Iterator[Finding]:
     """Check that nothing passes unless it is said, and that nothing is said of everybody."""
     for pod in pod_templates(manifests):
-        shut = {
-            kind
-            for policy in _policies_of(pod, manifests)
-            for kind in policy["spec"].get("policyTypes", ())
-        }
-        for kind in sorted({"Ingress", "Egress"} - shut):
-            yield Finding("isolation", pod.where, f"no policy restricts its {kind}")
+        if not any(_shuts(policy["spec"]) for policy in _policies_of(pod, manifests)):
+            yield Finding("isolation", pod.where, "no policy denies all that no other allows")
     for policy in of_kind(manifests, "NetworkPolicy"):
         for peers in _peers(policy):
             for what in _too_wide(peers):
@@ -153,6 +141,11 @@ def _port_of(pod: PodTemplate, port: int | str) -> int | None:
 def _policies_of(pod: PodTemplate, manifests: list[Manifest]) -> list[Manifest]:
     policies = of_kind(manifests, "NetworkPolicy")
     return [each for each in policies if matches(each["spec"].get("podSelector", {}), pod.labels)]
+
+
+def _shuts(policy: Manifest) -> bool:
+    allows = policy.get("ingress") or policy.get("egress")
+    return {*policy.get("policyTypes", ())} == {"Ingress", "Egress"} and not allows
 
 
 def _rules(pod: PodTemplate, manifests: list[Manifest], kind: str) -> Iterator[Rule]:

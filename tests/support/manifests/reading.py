@@ -1,5 +1,6 @@
 """Kubernetes manifests as they are rendered, and the pods that will be made of them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -92,6 +93,7 @@ class RayCluster(NamedTuple):
 
 @cache
 def _rendered(folder: Path) -> str:
+    """Return what kustomize makes of a folder, as JSON, which is read faster."""
     # Beside the interpreter: the wheel puts it there, on the path or not.
     kubectl = Path(sys.executable).parent / "kubectl"
     done = subprocess.run(
@@ -102,12 +104,12 @@ def _rendered(folder: Path) -> str:
         env={**os.environ, "KUBECONFIG": os.devnull},
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return json.dumps(manifests_in(done.stdout))
 
 
 def render(folder: Path) -> list[Manifest]:
     """Return what kustomize makes of a folder, every time anew."""
-    return manifests_in(_rendered(folder))
+    return json.loads(_rendered(folder))
 
 
 def manifests_in(text: str) -> list[Manifest]:
