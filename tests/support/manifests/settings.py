@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,6 +28,8 @@ from agent_actors.config_file import FILE_VARIABLE, load_config
 from agent_actors.errors import ConfigError
 from agent_actors.roster import SURGE
 
+Pairs = tuple[tuple[str, str], ...]
+
 DRAIN = ["agent-actors", "drain", "--node"]
 # From the end of the last task to that of the node: the command's own work, and Ray's.
 AFTER_THE_LAST_TASK_S = 45
@@ -39,10 +42,9 @@ def configuration(manifests: list[Manifest]) -> Iterator[Finding]:
     for pod in pod_templates(manifests):
         for container in pod.containers:
             if FILE_VARIABLE in environment(container):
-                try:
-                    _config_of(pod, container, manifests)
-                except ConfigError as error:
-                    yield Finding("config", f"{pod.where} {container['name']}", str(error))
+                config = _config_of(pod, container, manifests)
+                if isinstance(config, ConfigError):
+                    yield Finding("config", f"{pod.where} {container['name']}", str(config))
         if pod.ray and FILE_VARIABLE not in environment(pod.spec["containers"][0]):
             yield Finding("config", pod.where, f"{FILE_VARIABLE} is not set")
 
@@ -108,7 +110,7 @@ def serve_app(manifests: list[Manifest]) -> Iterator[Finding]:
 def room(manifests: list[Manifest]) -> Iterator[Finding]:
     """Check that the workers can hold the most actors that the pools may have."""
     for cluster in ray_clusters(manifests):
-        config = _config(manifests)
+        config = service_config(manifests)
         if config is None:
             return
         asked = config.ray.supervisor.num_cpus * 2 + _serve_cpus(cluster.owner)
@@ -137,38 +139,41 @@ def command_lines(manifests: list[Manifest]) -> Iterator[Finding]:
 
 def longest_task_s(manifests: list[Manifest]) -> float:
     """Return how long an attempt may take in any pool."""
-    config = _config(manifests)
+    config = service_config(manifests)
     return max(pool.task_timeout_s for pool in config.pools.values()) if config else 0
 
 
 def service_config(manifests: list[Manifest]) -> Config | None:
     """Return the configuration that Ray's pods get; None: they cannot read it."""
-    return _config(manifests)
-
-
-def _config(manifests: list[Manifest]) -> Config | None:
     for pod in ray_pods(manifests):
-        try:
-            return _config_of(pod, pod.spec["containers"][0], manifests)
-        except ConfigError:
-            return None
+        config = _config_of(pod, pod.spec["containers"][0], manifests)
+        return config if isinstance(config, Config) else None
     return None
 
 
-def _config_of(pod: PodTemplate, container: Manifest, manifests: list[Manifest]) -> Config:
-    """Load the configuration in a folder that has the files which the container would have."""
+def _config_of(
+    pod: PodTemplate, container: Manifest, manifests: list[Manifest]
+) -> Config | ConfigError:
+    """Load the configuration with the files and variables that the container has."""
+    files = {
+        f"{mount['mountPath']}/{name}": text
+        for mount in container.get("volumeMounts", ())
+        for name, text in _files(pod.volumes.get(mount["name"], {}), manifests).items()
+    }
+    return _loaded(tuple(files.items()), tuple(environment(container).items()))
+
+
+@cache
+def _loaded(files: Pairs, variables: Pairs) -> Config | ConfigError:
     with TemporaryDirectory() as root:
-        paths = {
-            mount["mountPath"]: pod.volumes.get(mount["name"], {})
-            for mount in container.get("volumeMounts", ())
-        }
-        for path, volume in paths.items():
-            for name, text in _files(volume, manifests).items():
-                file = Path(root + path, name)
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(_moved(text, root))
-        variables = environment(container).items()
-        return load_config(None, {name: _moved(value, root) for name, value in variables})
+        for path, text in files:
+            file = Path(root + path)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(_moved(text, root))
+        try:
+            return load_config(None, {name: _moved(value, root) for name, value in variables})
+        except ConfigError as error:
+            return ConfigError(str(error).replace(root, ""))
 
 
 def _moved(text: str, root: str) -> str:
