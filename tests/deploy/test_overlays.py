@@ -1,12 +1,10 @@
 """What kustomize makes of deploy/, judged without a cluster."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from support.manifests import findings
 from support.manifests.reading import (
     DEPLOY,
@@ -18,6 +16,7 @@ from support.manifests.reading import (
     ray_clusters,
     ray_pods,
     render,
+    render_prod_with,
 )
 from support.manifests.schemas import crd_folder, custom_resources
 
@@ -29,17 +28,6 @@ KUSTOMIZED = ("base", "components", "overlays")
 
 def overlay(name: str) -> list[Manifest]:
     return render(DEPLOY / "overlays" / name)
-
-
-def with_component(name: str, folder: Path) -> list[Manifest]:
-    """Return production with one of the components that it leaves out."""
-    there = os.path.relpath(DEPLOY, folder)
-    text = {
-        "resources": [f"{there}/overlays/prod"],
-        "components": [f"{there}/components/{name}"],
-    }
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump(text))
-    return render(folder)
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
@@ -57,11 +45,11 @@ def test_ray_resources_fit_the_schemas_of_kuberay(name: str):
 
 @pytest.mark.parametrize("name", ["kueue", "pod-monitor"])
 def test_a_component_can_be_added_to_production(name: str, tmp_path: Path):
-    assert [str(finding) for finding in findings(with_component(name, tmp_path))] == []
+    assert [str(finding) for finding in findings(render_prod_with(name, tmp_path))] == []
 
 
 def test_kueue_gets_a_service_of_a_fixed_size_that_it_suspends_itself(tmp_path: Path):
-    (service,) = of_kind(with_component("kueue", tmp_path), "RayService")
+    (service,) = of_kind(render_prod_with("kueue", tmp_path), "RayService")
     (group,) = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
     assert service["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "agent-actors"
     assert "suspend" not in service["spec"]
@@ -70,7 +58,7 @@ def test_kueue_gets_a_service_of_a_fixed_size_that_it_suspends_itself(tmp_path: 
 
 
 def test_the_pod_monitor_follows_every_node(tmp_path: Path):
-    (monitor,) = of_kind(with_component("pod-monitor", tmp_path), "PodMonitor")
+    (monitor,) = of_kind(render_prod_with("pod-monitor", tmp_path), "PodMonitor")
     assert {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]} == {
         "metrics",
         "as-metrics",

@@ -1,12 +1,16 @@
 """A deliberately wrong edit of the manifests is found, by the check that is there for it."""
 
+import inspect
+import re
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import support.manifests
 from support.manifests import findings
 from support.manifests.editing import Edit, Gone, added, text
-from support.manifests.reading import DEPLOY, manifests_in, render
+from support.manifests.reading import DEPLOY, manifests_in, render, render_prod_with
 from support.manifests.schemas import crd_folder
 
 SERVICE = "RayService/agent-actors"
@@ -245,7 +249,12 @@ PODS = {
     "shared memory as big as the container": Wrong(
         in_service(f"{WORKER_POD}/volumes/shared-mem/emptyDir/sizeLimit", "4Gi"),
         "resources",
-        "half of the memory",
+        "over half of that",
+    ),
+    "folders beyond the disk": Wrong(
+        in_service(f"{WORKER_POD}/volumes/workspaces/emptyDir/sizeLimit", "50Gi"),
+        "resources",
+        "more than ephemeral-storage",
     ),
     "a wrong probe path": Wrong(
         in_service(f"{RAY_WORKER}/readinessProbe/httpGet/path", "/healthz"), "probes", "/healthz"
@@ -386,6 +395,11 @@ SETTINGS = {
     "no token": Wrong(in_service(f"{CLUSTER}/authOptions", Gone()), "cluster", "not token"),
     "actors on the head": Wrong(
         in_service(f"{HEAD}/rayStartParams/num-cpus", Gone()), "cluster", "on the head"
+    ),
+    "more object store than shared memory": Wrong(
+        in_service(f"{WORKERS}/rayStartParams/object-store-memory", "1073741824"),
+        "cluster",
+        "more object store than /dev/shm",
     ),
     "no idle timeout": Wrong(
         in_service(f"{WORKERS}/idleTimeoutSeconds", Gone()), "cluster", "no idleTimeoutSeconds"
@@ -540,6 +554,12 @@ NETWORK = {
     "vLLM in another namespace": Wrong(
         config("service.vllm.svc", "service.models.svc"), "ways", "models.svc"
     ),
+    "Redis in another namespace": Wrong(
+        in_service(f"{FAULT_TOLERANCE}/redisAddress", "redis://redis.cache.svc:6379"),
+        "ways",
+        "cannot reach redis://redis.cache",
+        "gcs-redis",
+    ),
     "a NATS beside that lets nobody in": Wrong(
         Edit("NetworkPolicy/agent-actors-dev-nats", "spec/ingress", []),
         "ways",
@@ -568,6 +588,20 @@ def test_a_wrong_edit_is_found(name: str):
     found = findings(manifests, gates=gates, by_digest=wrong.overlay != "dev")
     said = [finding for finding in found if finding.check == wrong.check]
     assert any(wrong.words in finding.what for finding in said), list(map(str, found))
+
+
+def test_a_monitor_that_may_not_collect_is_found(tmp_path: Path):
+    manifests = render_prod_with("pod-monitor", tmp_path)
+    found = findings(policy("monitoring", "spec/ingress/0/ports/0", Gone()).of(manifests))
+    assert {(each.check, each.what) for each in found} == {("ways", "nobody may collect from 8080")}
+
+
+def test_every_check_finds_something():
+    source = "".join(
+        path.read_text() for path in Path(inspect.getfile(support.manifests)).parent.glob("*.py")
+    )
+    checks = set(re.findall(r'Finding\("([a-z-]+)"', source))
+    assert {wrong.check for wrong in WRONG.values()} == checks
 
 
 def test_a_secret_in_a_manifest_is_found():

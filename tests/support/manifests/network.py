@@ -95,6 +95,8 @@ def ways(manifests: list[Manifest]) -> Iterator[Finding]:
                 if not any(_is_operator(peer) for peer in _answered(pod, manifests, port)):
                     yield Finding("ways", pod.where, f"KubeRay's operator cannot reach {port}")
     yield from _ways_of_the_configuration(manifests)
+    yield from _ways_to_redis(manifests)
+    yield from _ways_of_monitors(manifests)
 
 
 def matches(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
@@ -252,6 +254,25 @@ def _ways_of_the_configuration(manifests: list[Manifest]) -> Iterator[Finding]:
             for url in config.vllm.urls:
                 if not _leads_to(url, pod, manifests):
                     yield Finding("ways", pod.where, f"cannot reach {url}")
+
+
+def _ways_to_redis(manifests: list[Manifest]) -> Iterator[Finding]:
+    for cluster in ray_clusters(manifests):
+        url = cluster.spec.get("gcsFaultToleranceOptions", {}).get("redisAddress")
+        for pod in ray_pods(manifests) if url else ():
+            if pod.ray == "head" and not _leads_to(url, pod, manifests, default_port=6379):
+                yield Finding("ways", pod.where, f"cannot reach {url}")
+
+
+def _ways_of_monitors(manifests: list[Manifest]) -> Iterator[Finding]:
+    """Tell which numbers a monitor wants and nobody from elsewhere may collect."""
+    for each in of_kind(manifests, "PodMonitor"):
+        for pod in pod_templates(manifests):
+            if matches(each["spec"]["selector"], pod.labels):
+                ports = (_port_of(pod, name) for name in _ports_named_by(each))
+                for port in filter(None, ports):
+                    if not any("namespaceSelector" in p for p in _answered(pod, manifests, port)):
+                        yield Finding("ways", pod.where, f"nobody may collect from {port}")
 
 
 def _leads_to(

@@ -100,7 +100,7 @@ def resources(manifests: list[Manifest]) -> Iterator[Finding]:
                     yield Finding("resources", where, f"{name} has no request or no limit")
                 elif quantity(asked) > quantity(most):
                     yield Finding("resources", where, f"{name} asks for more than its limit")
-        yield from _folders_in_memory(pod)
+        yield from (Finding("resources", pod.where, what) for what in _folders(pod))
 
 
 def probes(manifests: list[Manifest]) -> Iterator[Finding]:
@@ -228,19 +228,26 @@ def _has_token(volume: Manifest) -> bool:
     )
 
 
-def _folders_in_memory(pod: PodTemplate) -> Iterator[Finding]:
-    """Check that emptyDirs have a limit, and those in memory one that the container can bear."""
-    most = quantity(
-        pod.spec["containers"][0].get("resources", {}).get("limits", {}).get("memory", 0)
-    )
-    for name, volume in pod.volumes.items():
-        folder = volume.get("emptyDir")
-        if folder is None:
-            continue
-        if "sizeLimit" not in folder:
-            yield Finding("resources", f"{pod.where} {name}", "has no sizeLimit")
-        elif folder.get("medium") == "Memory" and quantity(folder["sizeLimit"]) > most / 2:
-            yield Finding("resources", f"{pod.where} {name}", "takes over half of the memory")
+def _folders(pod: PodTemplate) -> Iterator[str]:
+    """Tell which emptyDirs have no limit, and where their limits are beyond the containers'."""
+    folders = {name: each["emptyDir"] for name, each in pod.volumes.items() if "emptyDir" in each}
+    for name in [name for name, folder in folders.items() if "sizeLimit" not in folder]:
+        yield f"{name} has no sizeLimit"
+        del folders[name]
+    memory = [each for each in folders.values() if each.get("medium") == "Memory"]
+    disk = [each for each in folders.values() if each not in memory]
+    if _sizes(memory) > _limit(pod.spec["containers"][0], "memory") / 2:
+        yield "its folders in memory take over half of that"
+    if _sizes(disk) > sum(_limit(each, "ephemeral-storage") for each in pod.containers):
+        yield "its folders may take more than ephemeral-storage"
+
+
+def _sizes(folders: list[Manifest]) -> float:
+    return sum(quantity(folder["sizeLimit"]) for folder in folders)
+
+
+def _limit(container: Manifest, name: str) -> float:
+    return quantity(container.get("resources", {}).get("limits", {}).get(name, 0))
 
 
 def _misses(probe: Manifest, container: Manifest) -> Iterator[str]:

@@ -112,6 +112,17 @@ def render(folder: Path) -> list[Manifest]:
     return json.loads(_rendered(folder))
 
 
+def render_prod_with(component: str, folder: Path) -> list[Manifest]:
+    """Return production with a component that it leaves out; the folder is to work in."""
+    there = os.path.relpath(DEPLOY, folder)
+    text = {
+        "resources": [f"{there}/overlays/prod"],
+        "components": [f"{there}/components/{component}"],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(text))
+    return render(folder)
+
+
 def manifests_in(text: str) -> list[Manifest]:
     """Return the manifests of a YAML text."""
     documents = yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))

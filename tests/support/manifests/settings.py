@@ -195,6 +195,9 @@ def _cluster(spec: Manifest) -> Iterator[str]:
         yield "authOptions.mode is not token"
     if spec["headGroupSpec"].get("rayStartParams", {}).get("num-cpus") != "0":
         yield "actors may be put on the head"
+    for group in (spec["headGroupSpec"], *spec.get("workerGroupSpecs", ())):
+        if _object_store(group) > _shared_memory(group):
+            yield f"{group.get('groupName', 'head')} has more object store than /dev/shm"
     if not spec.get("enableInTreeAutoscaling"):
         return
     if spec.get("autoscalerOptions", {}).get("version") != "v2":
@@ -202,6 +205,19 @@ def _cluster(spec: Manifest) -> Iterator[str]:
     for group in spec.get("workerGroupSpecs", ()):
         if missing := {"minReplicas", "maxReplicas", "idleTimeoutSeconds"} - group.keys():
             yield f"{group['groupName']} has no {', '.join(sorted(missing))}"
+
+
+def _object_store(group: Manifest) -> float:
+    """Return the bytes of Ray's object store; by itself it takes what /dev/shm has."""
+    return float(group.get("rayStartParams", {}).get("object-store-memory", 0))
+
+
+def _shared_memory(group: Manifest) -> float:
+    spec = group["template"]["spec"]
+    mounts = {m["mountPath"]: m["name"] for m in spec["containers"][0].get("volumeMounts", ())}
+    volumes = {volume["name"]: volume for volume in spec.get("volumes", ())}
+    folder = volumes.get(mounts.get("/dev/shm", ""), {}).get("emptyDir", {})
+    return quantity(folder.get("sizeLimit", 0))
 
 
 def _unreachable(spec: Manifest, config: Manifest) -> Iterator[str]:
