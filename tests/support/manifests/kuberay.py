@@ -22,8 +22,7 @@ from support.manifests.reading import (
 NAME = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
 LONGEST_NAME = {"RayCluster": 53, "RayService": 47}
-CLUSTER_UPGRADES = {"Recreate", "None"}
-SERVICE_UPGRADES = {"NewCluster", "NewClusterWithIncrementalUpgrade", "None"}
+UPGRADES = {"NewCluster", "NewClusterWithIncrementalUpgrade", "None"}
 START_RESOURCES = {"num-cpus", "num-gpus", "memory", "resources"}
 REDIS_ONLY = ("redisAddress", "redisUsername", "redisPassword", "externalStorageNamespace")
 GATED = {
@@ -41,8 +40,6 @@ def kuberay(manifests: list[Manifest], gates: Container[str] = ()) -> Iterator[F
         yield from _said(name_of(each), _name(each))
     for each in of_kind(manifests, "RayService"):
         yield from _said(name_of(each), _service(each["spec"]))
-    for each in of_kind(manifests, "RayCluster"):
-        yield from _said(name_of(each), _upgrade(each["spec"], CLUSTER_UPGRADES))
     for cluster in ray_clusters(manifests):
         for rule in (_groups, _autoscaling, _auth, _idle_timeouts):
             yield from _said(cluster.where, rule(cluster))
@@ -63,12 +60,12 @@ def _name(manifest: Manifest) -> Iterator[str]:
 
 
 def _service(spec: Manifest) -> Iterator[str]:
-    yield from _upgrade(spec, SERVICE_UPGRADES)
+    upgrade = spec.get("upgradeStrategy", {}).get("type")
+    if upgrade and upgrade not in UPGRADES:
+        yield f"upgradeStrategy.type {upgrade} is not possible here"
     cluster = spec["rayClusterConfig"]
     if "upgradeStrategy" in cluster:
         yield "rayClusterConfig.upgradeStrategy is for a RayCluster of its own"
-    if spec.get("rayClusterDeletionDelaySeconds", 0) < 0:
-        yield "rayClusterDeletionDelaySeconds is negative"
     if cluster.get("authOptions", {}).get("enableK8sTokenAuth"):
         yield "authOptions.enableK8sTokenAuth does not work in a RayService"
     if cluster["headGroupSpec"].get("headService", {}).get("metadata", {}).get("name"):
@@ -76,12 +73,6 @@ def _service(spec: Manifest) -> Iterator[str]:
     containers = cluster["headGroupSpec"]["template"]["spec"]["containers"]
     if not any(port.get("name") == "serve" for port in containers[0].get("ports", ())):
         yield "the head's container has no port named serve, so Serve gets no Service"
-
-
-def _upgrade(spec: Manifest, allowed: Container[str]) -> Iterator[str]:
-    given = spec.get("upgradeStrategy", {}).get("type")
-    if given and given not in allowed:
-        yield f"upgradeStrategy.type {given} is not possible here"
 
 
 def _groups(cluster: RayCluster) -> Iterator[str]:

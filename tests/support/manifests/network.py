@@ -48,7 +48,9 @@ def selectors(manifests: list[Manifest]) -> Iterator[Finding]:
 
 def budgets(manifests: list[Manifest]) -> Iterator[Finding]:
     """Check that budgets let nodes be drained, and count in the only way that works here."""
-    workers = sum(group["minReplicas"] for c in ray_clusters(manifests) for group in c.groups)
+    workers = sum(
+        group.get("minReplicas", 0) for c in ray_clusters(manifests) for group in c.groups
+    )
     for each in of_kind(manifests, "PodDisruptionBudget"):
         spec, where = each["spec"], name_of(each)
         kinds = {pod.ray for pod in ray_pods(manifests) if matches(spec["selector"], pod.labels)}
@@ -108,16 +110,8 @@ def matches(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
 
 
 def _meets(expression: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    value = labels.get(expression["key"])
-    match expression["operator"]:
-        case "In":
-            return value in expression["values"]
-        case "NotIn":
-            return value not in expression["values"]
-        case "Exists":
-            return value is not None
-        case _:
-            return value is None
+    assert expression["operator"] == "In", "no manifest needs the others"
+    return labels.get(expression["key"]) in expression["values"]
 
 
 def _ports_named_by(manifest: Manifest) -> Iterator[int | str]:
