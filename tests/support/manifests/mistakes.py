@@ -527,6 +527,9 @@ SETTINGS = {
         "command",
         "provide",
     ),
+    "a misspelt start parameter": Mistake(
+        in_service(f"{WORKERS}/rayStartParams/num-cpu", "2"), "command", "--num-cpu"
+    ),
     "a misspelt option": Mistake(
         Edit(
             "Deployment/model-server",

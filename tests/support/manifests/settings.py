@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 import click
 import yaml
+from ray.scripts.scripts import start
 from support.manifests.pods import SECRETS
 from support.manifests.reading import (
     Finding,
@@ -31,6 +32,7 @@ from agent_actors.roster import SURGE
 Pairs = tuple[tuple[str, str], ...]
 
 DRAIN = ["agent-actors", "drain", "--node"]
+RAY_START = {name.removeprefix("--") for option in start.params for name in option.opts}
 # From the end of the last task to that of the node: the command's own work, and Ray's.
 AFTER_THE_LAST_TASK_S = 45
 CONTROL_APP = "agent_actors.adapters.ray_serve:control_app"
@@ -125,7 +127,7 @@ def room(manifests: list[Manifest]) -> Iterator[Finding]:
 
 
 def command_lines(manifests: list[Manifest]) -> Iterator[Finding]:
-    """Check that our commands know the options that they are given."""
+    """Check that our commands, and Ray's own, know the options that they are given."""
     for pod in pod_templates(manifests):
         for container in pod.containers:
             command = container.get("command", [])
@@ -135,6 +137,10 @@ def command_lines(manifests: list[Manifest]) -> Iterator[Finding]:
                 except click.ClickException as error:
                     where = f"{pod.where} {container['name']}"
                     yield Finding("command", where, error.format_message())
+    for cluster in ray_clusters(manifests):
+        for group in (cluster.spec["headGroupSpec"], *cluster.groups):
+            for name in group.get("rayStartParams", {}).keys() - RAY_START:
+                yield Finding("command", cluster.where, f"`ray start` has no option --{name}")
 
 
 def longest_task_s(manifests: list[Manifest]) -> float:
