@@ -7,7 +7,7 @@ Manifests are as kustomize or Helm render them. Each check is a function that yi
 from collections.abc import Container
 from functools import partial
 
-from support.manifests import network, pods, schemas, settings
+from support.manifests import files, network, pods, schemas, settings
 from support.manifests.kuberay import kuberay
 from support.manifests.reading import Finding, Manifest
 
@@ -25,10 +25,10 @@ CHECKS = (
     pods.api_access,
     pods.resources,
     pods.probes,
-    pods.secrets,
-    pods.volumes,
-    pods.writable_folders,
     pods.service_accounts,
+    files.volumes,
+    files.writable_folders,
+    files.secrets,
     settings.configuration,
     settings.draining,
     settings.clusters,

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import click
 import yaml
 from ray.scripts.scripts import start
-from support.manifests.pods import SECRETS
+from support.manifests.files import SECRETS
 from support.manifests.reading import (
     Finding,
     Manifest,
