@@ -7,7 +7,7 @@ Manifests are as kustomize or Helm render them. Each check is a function that yi
 from collections.abc import Container
 from functools import partial
 
-from support.manifests import files, network, pods, schemas, settings
+from support.manifests import clusters, files, network, pods, schemas, settings
 from support.manifests.kuberay import kuberay
 from support.manifests.reading import Finding, Manifest
 
@@ -30,10 +30,10 @@ CHECKS = (
     files.writable_folders,
     files.secrets,
     settings.configuration,
-    settings.draining,
-    settings.clusters,
-    settings.serve_app,
-    settings.room,
+    clusters.draining,
+    clusters.clusters,
+    clusters.serve_app,
+    clusters.room,
     settings.command_lines,
     network.selectors,
     network.budgets,
