@@ -132,13 +132,9 @@ def test_a_deployer_changes_what_is_theirs_in_an_overlay_of_their_own(tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["gcs-redis", "gcs-rocksdb"])
-def test_a_head_that_others_outlive_may_be_evicted_and_ends_soon(name: str):
-    manifests = overlay(name)
-    budgets = [each["metadata"]["name"] for each in of_kind(manifests, "PodDisruptionBudget")]
-    (head,) = (pod for pod in ray_pods(manifests) if pod.ray == "head")
-    drain = {"name": "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "value": "30"}
-    assert budgets == ["agent-actors-workers"]
-    assert drain in head.spec["containers"][0]["env"]
+def test_a_head_that_its_workers_outlive_may_be_evicted(name: str):
+    budgets = of_kind(overlay(name), "PodDisruptionBudget")
+    assert [budget["metadata"]["name"] for budget in budgets] == ["agent-actors-workers"]
 
 
 def test_no_file_is_left_out():

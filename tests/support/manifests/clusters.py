@@ -30,7 +30,6 @@ def draining(manifests: list[Manifest]) -> Iterator[Finding]:
     """Check that a node that goes lets its longest task end."""
     longest_s = longest_task_s(manifests)
     needed_s = longest_s + AFTER_THE_LAST_TASK_S
-    replaceable = any(cluster.is_head_replaceable for cluster in ray_clusters(manifests))
     for pod in ray_pods(manifests):
         container = pod.spec["containers"][0]
         hook = container.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command")
@@ -41,7 +40,7 @@ def draining(manifests: list[Manifest]) -> Iterator[Finding]:
             what = f"terminationGracePeriodSeconds {grace_s} is less than {needed_s:g}"
             yield Finding("draining", pod.where, what)
         drain_s = float(environment(container).get(DRAIN_VARIABLE, 30))
-        least_s = 0 if pod.ray == "head" and replaceable else longest_s
+        least_s = longest_s if pod.ray == "worker" else 0
         if not least_s <= drain_s < grace_s:
             what = f"{DRAIN_VARIABLE} {drain_s:g} is not between {least_s:g} and {grace_s}"
             yield Finding("draining", pod.where, what)

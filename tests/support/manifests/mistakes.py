@@ -486,6 +486,11 @@ SETTINGS = {
         "draining",
         "30 is not between",
     ),
+    "a drain of Ray's that is cut off": Mistake(
+        in_service(f"{RAY_HEAD}/env/RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S/value", "700"),
+        "draining",
+        "700 is not between",
+    ),
     "too short a deletion delay": Mistake(
         in_service("spec/rayClusterDeletionDelaySeconds", 600), "draining", "600 is less"
     ),

@@ -85,11 +85,6 @@ class RayCluster(NamedTuple):
         """The groups of workers."""
         return self.spec.get("workerGroupSpecs", [])
 
-    @property
-    def is_head_replaceable(self) -> bool:
-        """Whether workers outlive their head."""
-        return "gcsFaultToleranceOptions" in self.spec
-
 
 @cache
 def _rendered(folder: Path) -> str:
