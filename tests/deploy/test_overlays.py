@@ -26,6 +26,7 @@ from support.manifests.schemas import crd_folder, custom_resources
 from agent_actors import __version__
 
 GATES = {"gcs-rocksdb": {"GCSFaultToleranceEmbeddedStorage"}}
+TOOLS = Path(sys.executable).parent
 KUSTOMIZED = ("base", "components", "overlays")
 
 
@@ -137,6 +138,16 @@ def test_a_head_that_its_workers_outlive_may_be_evicted(name: str):
     assert [budget["metadata"]["name"] for budget in budgets] == ["agent-actors-workers"]
 
 
+def test_the_nats_of_a_first_look_takes_its_configuration():
+    done = subprocess.run(
+        [TOOLS / "nats-server", "-t", "--config", DEPLOY / "overlays/dev/nats.conf"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_no_file_is_left_out():
     left_out = [
         str(path.relative_to(DEPLOY))
@@ -150,7 +161,7 @@ def test_no_file_is_left_out():
 
 def test_the_yaml_is_well_kept():
     done = subprocess.run(
-        [Path(sys.executable).parent / "yamllint", "--strict", "deploy"],
+        [TOOLS / "yamllint", "--strict", "deploy"],
         cwd=ROOT,
         capture_output=True,
         text=True,
