@@ -24,6 +24,7 @@ from support.manifests.reading import (
 from support.manifests.schemas import crd_folder, custom_resources
 
 from agent_actors import __version__
+from agent_actors.local.nats_server import find_nats_server
 
 GATES = {"gcs-rocksdb": {"GCSFaultToleranceEmbeddedStorage"}}
 TOOLS = Path(sys.executable).parent
@@ -140,7 +141,7 @@ def test_a_head_that_its_workers_outlive_may_be_evicted(name: str):
 
 def test_the_nats_of_a_first_look_takes_its_configuration():
     done = subprocess.run(
-        [TOOLS / "nats-server", "-t", "--config", DEPLOY / "overlays/dev/nats.conf"],
+        [find_nats_server(), "-t", "--config", DEPLOY / "overlays/dev/nats.conf"],
         capture_output=True,
         text=True,
         check=False,
