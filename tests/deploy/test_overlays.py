@@ -1,6 +1,8 @@
 """What kustomize makes of deploy/, judged without a cluster."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -137,6 +139,17 @@ def test_a_deployer_changes_what_is_theirs_in_an_overlay_of_their_own(tmp_path: 
 def test_a_head_that_its_workers_outlive_may_be_evicted(name: str):
     budgets = of_kind(overlay(name), "PodDisruptionBudget")
     assert [budget["metadata"]["name"] for budget in budgets] == ["agent-actors-workers"]
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_an_overlay_tells_which_secrets_it_needs(name: str):
+    above = set() if name == "dev" else {"prod"}
+    told = "".join(
+        (DEPLOY / "overlays" / each / "kustomization.yaml").read_text() for each in {name, *above}
+    )
+    manifests = json.dumps(overlay(name))
+    needed = set(re.findall(r'"(?:secretName|secretKeyRef.*?name)": "([^"]+)"', manifests))
+    assert {secret for secret in needed if f"Secret {secret} " not in told} == set()
 
 
 def test_the_nats_of_a_first_look_takes_its_configuration():

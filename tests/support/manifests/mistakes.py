@@ -391,12 +391,6 @@ PODS = {
         "redisPassword is given",
         REDIS,
     ),
-    "a wrong Secret for Redis": Mistake(
-        in_service(f"{FAULT_TOLERANCE}/redisPassword/valueFrom/secretKeyRef/name", "redis"),
-        "secrets",
-        "which nobody is told to make",
-        REDIS,
-    ),
     "a wrong volume name": Mistake(
         in_service(f"{RAY_WORKER}/volumeMounts/nats/name", "nat"), "volumes", "nat is mounted and"
     ),
