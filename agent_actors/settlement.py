@@ -188,7 +188,7 @@ class SettleDelivery:
     ) -> Settled:
         """Attempt the task and end it, or give it back. Raises FencedOut."""
         bind_contextvars(attempt=lease.record.attempt)
-        log.info("task.begun")
+        log.debug("task.begun")
         journal = LeaseJournal(lease, self._leases, self._artifacts)
         outcome = await self._attempt(delivery, reading, lease, journal, attempt)
         lease = await journal.newest()
