@@ -6,8 +6,10 @@ import os
 import re
 from pathlib import Path
 
+import helm_python as helm
 import pytest
 import yaml
+import yamllint.linter
 from support.chart import (
     CHART,
     HELMS_LABELS,
@@ -18,6 +20,7 @@ from support.chart import (
     lint,
     notes,
     render,
+    render_texts,
 )
 from support.chart_values import MATRIX
 from support.manifests import findings
@@ -34,10 +37,24 @@ from support.manifests.reading import (
 )
 from support.manifests.reading import render as kustomized
 from support.manifests.schemas import crd_folder, custom_resources
+from yamllint.config import YamlLintConfig
 
 from agent_actors import __version__
 from agent_actors.config import PoolConfig
 
+# Long lines and lists in JSON are what templates give.
+RENDERED = YamlLintConfig(
+    """
+    extends: default
+    rules:
+      braces: {max-spaces-inside: 0}
+      commas: disable
+      comments: {min-spaces-from-content: 1}
+      document-start: disable
+      indentation: {indent-sequences: whatever}
+      line-length: disable
+    """
+)
 POLICY = "NetworkPolicy"
 GATES = {"GCSFaultToleranceEmbeddedStorage"}
 FIRST_LOOK = ("Deployment/model-server", "Service/model-server", "Service/nats", "StatefulSet/nats")
@@ -73,6 +90,13 @@ def test_what_is_rendered_has_nothing_wrong(values: Values):
     if values == MATRIX["without policies"]:
         found = [finding for finding in found if finding.check not in ("isolation", "ways")]
     assert [str(finding) for finding in found] == []
+
+
+@pytest.mark.parametrize("values", MATRIX.values(), ids=MATRIX)
+def test_what_is_rendered_is_well_kept_and_gives_no_key_twice(values: Values):
+    for file, text in render_texts(values).items():
+        problems = yamllint.linter.run(text, RENDERED)
+        assert [f"{file}: {problem}" for problem in problems] == []
 
 
 def test_ray_resources_fit_the_schemas_of_kuberay():
@@ -136,6 +160,7 @@ def test_a_group_of_workers_has_what_it_says_and_otherwise_what_all_workers_have
     usual = default_values()["worker"]
     assert (small["groupName"], big["groupName"]) == ("small", "big")
     assert (small["minReplicas"], small["maxReplicas"]) == (1, usual["maxReplicas"])
+    assert str(small["idleTimeoutSeconds"]) == "2592000"  # and not 2.592e+06, which is no integer
     assert (big["replicas"], big["labels"]) == (3, {"size": "big"})
     assert small["rayStartParams"] == {"object-store-memory": "268435456"}
     assert big["rayStartParams"] == {
@@ -194,6 +219,12 @@ def test_what_is_added_reaches_the_pods_that_it_is_meant_for():
     assert spread.pop("labelSelector")["matchLabels"]["app.kubernetes.io/component"] == "worker"
     assert [spread] == values["worker"]["topologySpread"]
     assert worker.labels["team"] == "agents"
+    job = only(manifests, "Job")["spec"]["template"]
+    assert job["spec"]["containers"][0]["env"][-1:] == values["provision"]["extraEnv"]
+    assert job["metadata"]["annotations"] == {"example.org/role": "provision"}
+    assert job["metadata"]["labels"]["team"] == "agents"
+    for name in ("tolerations", "nodeSelector"):
+        assert job["spec"][name] == values["provision"][name]
     group = ray_clusters(manifests)[0].spec["headGroupSpec"]
     assert group["labels"] == {"market": "on-demand"}
     assert group["template"]["metadata"]["annotations"] == {"example.org/role": "head"}
@@ -203,6 +234,12 @@ def test_every_resource_has_the_labels_and_annotations_that_are_given():
     for manifest in render(MATRIX["with all that can be added"]):
         assert manifest["metadata"]["labels"]["team"] == "agents", name_of(manifest)
         assert manifest["metadata"]["annotations"] == {"example.org/owner": "agents"}
+
+
+def test_a_label_of_one_resource_wins_over_that_of_all():
+    manifests = render({"labels": {"release": "all"}, **MATRIX["with Prometheus"]})
+    assert only(manifests, "PodMonitor")["metadata"]["labels"]["release"] == "metrics"
+    assert only(manifests, "ConfigMap")["metadata"]["labels"]["release"] == "all"
 
 
 def test_pods_do_not_change_with_the_version_of_the_chart():
@@ -245,6 +282,11 @@ def test_the_release_gives_the_name_unless_a_name_is_given():
     assert "RayService/agent-actors" in names(render())
     assert "RayService/ai-agent-actors" in names(render(name="ai"))
     assert "RayService/agents" in names(render(MATRIX["another name"]))
+
+
+def test_values_of_the_tests_are_no_part_of_the_chart():
+    with helm.Chart.load(CHART) as chart:
+        assert {file["name"] for file in chart.files} == {".helmignore"}
 
 
 def test_the_versions_are_the_packages():

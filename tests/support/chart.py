@@ -48,12 +48,17 @@ def render(values: Values | None = None, *, name: str = NAME) -> list[Manifest]:
 
     Raises Refused.
     """
-    return [
-        manifest
-        for file, text in _render(values, name).items()
-        if file.endswith(".yaml")
-        for manifest in manifests_in(text)
-    ]
+    texts = render_texts(values, name=name).values()
+    return [manifest for text in texts for manifest in manifests_in(text)]
+
+
+def render_texts(values: Values | None = None, *, name: str = NAME) -> dict[str, str]:
+    """Return them as the texts of their files.
+
+    Raises Refused.
+    """
+    rendered = _render(values, name).items()
+    return {file: text for file, text in rendered if file.endswith(".yaml")}
 
 
 def notes(values: Values | None = None, *, name: str = NAME) -> str:

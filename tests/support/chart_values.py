@@ -35,7 +35,7 @@ MATRIX: dict[str, Values] = {
     "several groups of workers": {
         "workerGroups": {
             "workers": None,
-            "small": {"minReplicas": 1, "replicas": 1},
+            "small": {"minReplicas": 1, "replicas": 1, "idleTimeoutSeconds": 2_592_000},
             "big": {
                 "replicas": 3,
                 "minReplicas": 3,
@@ -96,6 +96,13 @@ MATRIX: dict[str, Values] = {
         ],
         "extraVolumes": [{"name": "models", "persistentVolumeClaim": {"claimName": "models"}}],
         "extraVolumeMounts": [{"name": "models", "mountPath": "/models", "readOnly": True}],
+        "provision": {
+            "extraEnv": [{"name": "AGENT_ACTORS_LOG_LEVEL", "value": "debug"}],
+            "podAnnotations": {"example.org/role": "provision"},
+            "podLabels": {"team": "agents"},
+            "nodeSelector": {"pool": "steady"},
+            "tolerations": [{"operator": "Exists"}],
+        },
         "head": {
             "podAnnotations": {"example.org/role": "head"},
             "priorityClassName": "high",

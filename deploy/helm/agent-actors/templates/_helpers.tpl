@@ -20,9 +20,6 @@ app.kubernetes.io/part-of: {{ .Chart.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
-{{- with .Values.labels }}
-{{ toYaml . }}
-{{- end }}
 {{- end }}
 
 {{/* Everything of `metadata` but the name's suffix: (dict "root" $ "suffix" "-config" "labels" (dict …)). */}}
@@ -31,7 +28,7 @@ name: {{ include "agent-actors.name" .root }}{{ .suffix }}
 namespace: {{ .root.Release.Namespace }}
 labels:
   {{- include "agent-actors.labels" .root | nindent 2 }}
-  {{- with .labels }}
+  {{- with merge (dict) (.labels | default dict) .root.Values.labels }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
 {{- with .root.Values.annotations }}

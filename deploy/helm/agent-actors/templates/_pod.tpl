@@ -10,7 +10,8 @@ runAsNonRoot: true
 seccompProfile: {type: RuntimeDefault}
 {{- end }}
 
-{{/* A volume of the Secret that a value of `secrets` names: (dict "root" $ "value" "natsCa" "name" "nats-ca"). */}}
+{{/* A volume of the Secret that a value of `secrets` names, and its mount, on a new line each or nothing:
+     (dict "root" $ "value" "natsCa" "name" "nats-ca"). */}}
 {{- define "agent-actors.secretVolume" -}}
 {{- with get .root.Values.secrets .value }}
 - {name: {{ $.name }}, secret: {secretName: {{ . }}, defaultMode: 0440}}
@@ -23,7 +24,7 @@ seccompProfile: {type: RuntimeDefault}
 {{- end }}
 {{- end }}
 
-{{/* The pods template of a group. */}}
+{{/* The pod template of a group. */}}
 {{- define "agent-actors.rayPodTemplate" -}}
 metadata:
   # Pods of a RayService lack the labels that those of a RayCluster have: what selects ours goes by these.
@@ -46,8 +47,9 @@ spec:
   terminationGracePeriodSeconds: {{ include "agent-actors.gracePeriod" .root }}
   securityContext:
     {{- toYaml .root.Values.podSecurityContext | nindent 4 }}
-  {{- include "agent-actors.placing" . | nindent 2 }}
-  {{- include "agent-actors.pullSecrets" .root | nindent 2 }}
+  {{- with include "agent-actors.placing" . | trim }}
+  {{- . | nindent 2 }}
+  {{- end }}
   containers:
     - name: ray-{{ .component }}
       image: {{ include "agent-actors.image" .root }}
@@ -83,6 +85,7 @@ spec:
     {{- include "agent-actors.rayVolumes" . | nindent 4 }}
 {{- end }}
 
+{{/* Where pods run, and who may fetch their image. */}}
 {{- define "agent-actors.placing" -}}
 {{- with .pod.priorityClassName }}
 priorityClassName: {{ . }}
@@ -102,17 +105,14 @@ affinity:
 {{- with .pod.topologySpread }}
 topologySpreadConstraints:
   {{- range . }}
-  - {{- toYaml . | nindent 4 }}
+  - {{ toYaml . | nindent 4 | trim }}
     labelSelector:
       matchLabels:
         {{- include "agent-actors.selector" $.root | nindent 8 }}
         app.kubernetes.io/component: {{ $.component }}
   {{- end }}
 {{- end }}
-{{- end }}
-
-{{- define "agent-actors.pullSecrets" -}}
-{{- with .Values.image.pullSecrets }}
+{{- with .root.Values.image.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
   - name: {{ . }}

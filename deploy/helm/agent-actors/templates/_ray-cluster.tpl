@@ -35,7 +35,7 @@ workerGroupSpecs:
     {{- if $.Values.autoscaling.enabled }}
     minReplicas: {{ $group.minReplicas }}
     maxReplicas: {{ $group.maxReplicas }}
-    idleTimeoutSeconds: {{ $group.idleTimeoutSeconds }}
+    idleTimeoutSeconds: {{ int64 $group.idleTimeoutSeconds }}
     {{- else }}
     minReplicas: {{ $group.replicas }}
     maxReplicas: {{ $group.replicas }}
@@ -54,7 +54,7 @@ workerGroupSpecs:
 {{- define "agent-actors.autoscaler" -}}
 version: v2
 upscalingMode: {{ .Values.autoscaling.upscalingMode }}
-idleTimeoutSeconds: {{ .Values.autoscaling.idleTimeoutSeconds }}
+idleTimeoutSeconds: {{ int64 .Values.autoscaling.idleTimeoutSeconds }}
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 resources:
   {{- toYaml .Values.autoscaling.resources | nindent 2 }}
