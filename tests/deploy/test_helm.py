@@ -230,6 +230,19 @@ def test_what_is_added_reaches_the_pods_that_it_is_meant_for():
     assert group["template"]["metadata"]["annotations"] == {"example.org/role": "head"}
 
 
+def test_redis_is_told_who_asks_by_reference_to_a_secret_or_nobody():
+    def options(redis: Values) -> Manifest:
+        values = {"gcsFaultTolerance": {"backend": "redis", "redis": redis}}
+        return ray_clusters(render(values))[0].spec["gcsFaultToleranceOptions"]
+
+    named = options({"username": {"name": "redis"}, "password": {"name": "redis", "key": "pw"}})
+    assert named["redisUsername"] == {
+        "valueFrom": {"secretKeyRef": {"name": "redis", "key": "username"}}
+    }
+    assert named["redisPassword"] == {"valueFrom": {"secretKeyRef": {"name": "redis", "key": "pw"}}}
+    assert options({"password": {"name": ""}}).keys() == {"backend", "redisAddress"}
+
+
 def test_every_resource_has_the_labels_and_annotations_that_are_given():
     for manifest in render(MATRIX["with all that can be added"]):
         assert manifest["metadata"]["labels"]["team"] == "agents", name_of(manifest)

@@ -14,7 +14,7 @@ MATRIX: dict[str, Values] = {
     "GCS in Redis": {
         "gcsFaultTolerance": {
             "backend": "redis",
-            "redis": {"address": "rediss://cache.data.svc:6380", "username": {"name": "redis"}},
+            "redis": {"address": "rediss://cache.data.svc:6380"},
         },
         "networkPolicies": {"redis": {"namespace": "data", "port": 6380}},
     },
