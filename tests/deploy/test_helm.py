@@ -142,9 +142,10 @@ def test_the_longest_task_of_all_pools_rules_how_long_pods_and_an_old_cluster_st
     manifests = render(MATRIX["several pools"])
     assert set(configuration(manifests)["pools"]) == {"quick", "slow", "usual"}
     assert only(manifests, "RayService")["spec"]["rayClusterDeletionDelaySeconds"] == 1801 + 60
-    for pod in ray_pods(manifests):
+    head, worker = ray_pods(manifests)
+    for pod in (head, worker):
         assert pod.spec["terminationGracePeriodSeconds"] == 1801 + 45
-        assert environment(pod.containers[0])["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] == "1801"
+    assert environment(worker.containers[0])["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] == "1801"
 
 
 def test_a_pool_that_says_nothing_has_the_longest_task_of_the_services_own_default():
@@ -197,6 +198,7 @@ def test_without_the_autoscaler_the_size_is_fixed_and_nobody_may_speak_to_kubern
     assert [workers[bound] for bound in ("replicas", "minReplicas", "maxReplicas")] == [5, 5, 5]
     assert cluster.spec["enableInTreeAutoscaling"] is False
     assert "autoscalerOptions" not in cluster.spec
+    assert configuration(manifests)["pools"]["default"]["actors"] == 8  # where there was a map
     assert "serviceAccountToken" not in json.dumps(manifests)
     assert "NetworkPolicy/agent-actors-kubernetes-api" not in names(manifests)
     assert "NetworkPolicy/agent-actors-kubernetes-api" in names(render())

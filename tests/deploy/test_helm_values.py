@@ -1,12 +1,18 @@
 """Which values the Helm chart knows, and how it refuses others."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
+import helm_python as helm
 import pytest
-from support.chart import Refused, Values, default_values, render
+import yaml
+from support.chart import CHART, Refused, Values, default_values, render
+from support.manifests.reading import ROOT
 from support.values_schema import VALUES_SCHEMA, config_schema
+
+README = ROOT / "README.md"
 
 # Where a value is refused, and the words by which its user finds it.
 WRONG: dict[str, tuple[Values, str]] = {
@@ -95,6 +101,14 @@ def test_a_release_whose_name_makes_no_name_of_a_cluster_is_refused():
 def test_the_schema_knows_just_the_keys_of_the_configuration():
     schema = json.loads(VALUES_SCHEMA.read_text())
     assert schema["properties"]["config"] == config_schema(), "run scripts/values-schema"
+
+
+def test_every_example_of_the_readme_is_a_value_of_the_chart():
+    examples = re.findall(r"```yaml\n((?:nats|pools):.*?)```", README.read_text(), re.DOTALL)
+    assert len(examples) >= 4
+    with helm.Chart.load(CHART) as chart:
+        for example in examples:
+            chart.validate_schema({"config": yaml.safe_load(example)})
 
 
 def test_every_value_that_the_schema_knows_stands_in_the_values_with_its_default():

@@ -47,7 +47,11 @@ MATRIX: dict[str, Values] = {
             },
         }
     },
-    "a fixed size": {"autoscaling": {"enabled": False}, "worker": {"replicas": 5}},
+    "a fixed size": {
+        "config": {"pools": {"default": {"actors": 8}}},
+        "autoscaling": {"enabled": False},
+        "worker": {"replicas": 5},
+    },
     "by Kueue's leave": {
         "autoscaling": {"enabled": False},
         "kueue": {"queueName": "agents"},

@@ -1,4 +1,4 @@
-{{/* Names: the release's, with the chart's after it unless it is in it; KubeRay puts up to 16 characters behind. */}}
+{{/* Names: the release's, with the chart's after it unless it is in it; KubeRay takes 47 characters at most. */}}
 {{- define "agent-actors.name" -}}
 {{- $name := ternary .Release.Name (printf "%s-%s" .Release.Name .Chart.Name) (contains .Chart.Name .Release.Name) -}}
 {{- .Values.fullnameOverride | default $name | trunc 40 | trimSuffix "-" -}}
@@ -68,11 +68,6 @@ annotations:
 
 {{- define "agent-actors.deletionDelay" -}}
 {{- add (include "agent-actors.longestTask" .) 60 -}}
-{{- end }}
-
-{{/* Whether the head's loss is more than a pause. */}}
-{{- define "agent-actors.headMatters" -}}
-{{- if eq .Values.gcsFaultTolerance.backend "none" }}true{{ end -}}
 {{- end }}
 
 {{/* The groups of workers by name, each with what `worker` says and it does not. */}}

@@ -139,10 +139,14 @@ imagePullSecrets:
 - {name: AGENT_ACTORS_CONFIG, value: /etc/agent-actors/config/agent-actors.yaml}
 # The image's own home is read-only, as all of it is.
 - {name: HOME, value: /home/agent-actors}
-{{- /* A head whose loss is only a pause ends soon, so that the next one can begin. */}}
-{{- $waits := or (eq .component "worker") (include "agent-actors.headMatters" .root) }}
-- name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
-  value: {{ ternary (include "agent-actors.longestTask" .root) "30" (not (empty $waits)) | quote }}
+{{- if eq .component "head" }}
+# Once its preStop has seen the workers' tasks end, nothing is left to wait for; but Serve's controller never leaves,
+# and Ray would wait for it all this time.
+- {name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S, value: "10"}
+{{- else }}
+# Should preStop fail, tasks still have their time.
+- {name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S, value: {{ include "agent-actors.longestTask" .root | quote }}}
+{{- end }}
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
 {{- with .root.Values.extraEnv }}
 {{ toYaml . }}
