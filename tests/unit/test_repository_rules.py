@@ -129,7 +129,7 @@ def test_both_locks_agree():
     assert runtime.items() <= dev.items()
 
 
-@pytest.mark.parametrize("lock", ["runtime", "dev"])
+@pytest.mark.parametrize("lock", ["runtime", "dev", "build"])
 def test_every_locked_package_has_hashes(lock: str):
     text = (ROOT / f"scripts/requirements/{lock}.txt").read_text()
     entries = re.split(r"^(?=[a-z])", text, flags=re.MULTILINE)[1:]
