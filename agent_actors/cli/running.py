@@ -188,7 +188,7 @@ async def _watch(
     finally:
         ended.cancel()
         trouble.cancel()
-        await asyncio.wait([ended, trouble])
+        await asyncio.gather(ended, trouble, return_exceptions=True)  # and hear of their errors
 
 
 async def _until_lost(kept: KeptService) -> None:
