@@ -1,6 +1,7 @@
 """The image under the restrictions of a pod: Ray as KubeRay starts it, and a task end to end."""
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -40,7 +41,7 @@ def succeeds(pod: Pod, line: str) -> bool:
 
 
 async def test_the_pod_is_restricted(pod: Pod):
-    said = pod.run("sh", "-c", f"{REPORT_RESTRICTIONS} 2>&1").splitlines()
+    said = pod.run("sh", "-c", f"{{ {REPORT_RESTRICTIONS}; }} 2>&1").splitlines()
     assert [line.split()[1] for line in said[:4]] == ["0" * 16, "0" * 16, "1", "2"]
     assert [line.rpartition(": ")[2] for line in said[4:]] == ["Read-only file system"] * 2
 
@@ -58,7 +59,7 @@ async def test_a_task_with_tools_runs_on_ray_as_kuberay_starts_it(head: Pod):
     assert result["status"] == "completed"
     assert [len(result["artifacts"][kind]) for kind in ("tests", "commits")] == [2, 1]
 
-    (pool,) = json.loads(head.run("agent-actors", "pools", "--json"))["pools"]
+    (pool,) = json.loads(head.run("agent-actors", "pools", "--json"))
     assert {actor["sandbox"] for actor in pool["actors"]} == {"landlock"}
 
     head.run("agent-actors", "drain", "--timeout", "20")
@@ -68,12 +69,13 @@ async def test_a_task_with_tools_runs_on_ray_as_kuberay_starts_it(head: Pod):
 
 
 async def test_no_attack_gets_out_of_the_sandbox_that_works_here(dev_image: str):
-    """The whole list of attacks, as in a pod: by the service's own user, in landlock."""
+    """The tests of the sandbox, as in a pod: by the service's own user, in landlock.
+
+    Among them is that most of the attacks succeed without it, so it is not the pod that stops them.
+    """
+    files = [f"tests/integration/test_{name}.py" for name in ("attacks_sandbox", "sandbox")]
+    quiet = ("-q", "-p", "no:cacheprovider")
     with running_pod(dev_image, "sleep", "infinity") as pod:
-        said = pod.run(
-            *("python", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:randomly"),
-            *("-k", "landlock", "tests/integration/test_attacks_sandbox.py"),
-        )
-    passed = said.splitlines()[-1]
-    assert " failed" not in passed
-    assert int(passed.split(" passed")[0].split()[-1]) > 100, said
+        said = pod.run("python", "-m", "pytest", *quiet, "-k", "not bwrap", *files)
+    (passed,) = re.findall(r"(\d+) passed", said)
+    assert int(passed) > 200

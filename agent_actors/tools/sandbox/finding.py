@@ -22,8 +22,8 @@ NONE = "none"
 
 _REMEDY = (
     "install bubblewrap (apt-get install bubblewrap), run on a kernel with landlock (5.13 or "
-    "newer, with landlock among its security modules), or, to confine commands to nothing, set "
-    "sandbox.kind to none"
+    "newer, with landlock among its security modules; in a container, with a seccomp profile that "
+    "allows it), or, to confine commands to nothing, set sandbox.kind to none"
 )
 
 
@@ -59,7 +59,7 @@ async def _tried(kind: str, config: SandboxConfig) -> tuple[Sandbox | None, str]
 def _made(kind: str, config: SandboxConfig) -> tuple[Sandbox | None, str]:
     if kind == LANDLOCK:
         if landlock.version() == 0:
-            return None, "the kernel has none, or it is off"
+            return None, "the kernel has none, it is off, or a filter of system calls refuses it"
         return LandlockSandbox(config), ""
     bwrap = shutil.which("bwrap")
     return (BwrapSandbox(config, bwrap), "") if bwrap else (None, "bubblewrap is not installed")

@@ -55,7 +55,10 @@ class _PathBeneath(ctypes.Structure):
 
 
 def version() -> int:
-    """Return the version of landlock's interface; 0 when the kernel has none, or it is off."""
+    """Return the version of landlock's interface; 0 when there is none to use.
+
+    The kernel may lack it or have it off, or a container's filter of system calls refuse it.
+    """
     try:
         return system_call(_CREATE_RULESET, None, 0, _ASK_VERSION)
     except OSError:
