@@ -71,7 +71,7 @@ LOCKS = ("runtime", "dev", "build")
 @pytest.mark.parametrize("stage", DOCKERFILE.stages.values(), ids=lambda stage: stage.name)
 def test_pip_takes_what_a_lock_has_by_its_hash_or_what_is_there(stage: Stage):
     for command in pip_commands(stage):
-        if command == "check":
+        if command.startswith("check"):
             continue
         from_lock = re.search(r"--require-hashes -r (\w+)\.txt", command)
         from_here = "--no-index" in command or command.endswith("--wheel-dir wheels .")

@@ -107,6 +107,12 @@ def test_it_cannot_change_its_own_code(image: str, path: str):
     assert "PermissionError" in "".join(caught.value.__notes__)
 
 
+def test_what_is_developed_on_can_be_edited_and_is_what_runs(dev_image: str):
+    append = "echo '__version__ = \"edited\"' >>agent_actors/__init__.py; agent-actors version"
+    assert run_unconfined(dev_image, "sh", "-c", append).startswith("agent-actors edited ")
+    assert run_unconfined(dev_image, "sh", "-c", "touch new; ruff --version").startswith("ruff ")
+
+
 def test_the_labels_say_what_it_is_and_what_it_was_built_from(image: str):
     labels = json.loads(podman("image", "inspect", image))[0]["Config"]["Labels"]
     prefix = "org.opencontainers.image."

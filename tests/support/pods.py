@@ -9,7 +9,6 @@ import resource
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 from uuid import uuid4
 
 TIMEOUT_S = 300
@@ -50,16 +49,10 @@ class Pod:
         line = f"exec {shell_line} >/tmp/{uuid4().hex}.log 2>&1"
         podman("exec", "--detach", *_settings(env), self.name, "sh", "-c", line)
 
-    def logs(self) -> str:
-        return podman("logs", self.name)
-
     def stop(self) -> int:
         """Have it end as Kubernetes does, by SIGTERM and some time; return its exit code."""
         podman("stop", "--time=40", self.name)
-        return self.state()["ExitCode"]
-
-    def state(self) -> dict[str, Any]:
-        return json.loads(podman("inspect", self.name))[0]["State"]
+        return json.loads(podman("inspect", self.name))[0]["State"]["ExitCode"]
 
 
 @contextmanager
