@@ -68,6 +68,12 @@ def test_the_environment_holds_what_the_lock_says_and_nothing_else(pod: Pod):
     assert installed == locked()
 
 
+def test_what_kuberay_runs_beside_the_head_is_there_too(pod: Pod):
+    module = "ray.autoscaler._private.kuberay.run_autoscaler"
+    assert pod.run("python", "-c", f"import {module}; print('imported')") == "imported\n"
+    assert "--cluster-name" in pod.run("ray", "kuberay-autoscaler", "--help")
+
+
 def test_the_modules_are_compiled_since_they_cannot_be_later(pod: Pod):
     line = f"find {ENVIRONMENT}/lib/*/site-packages/agent_actors -name '{{}}' | wc -l"
     sources, compiled = (
