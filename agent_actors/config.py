@@ -15,6 +15,7 @@ from agent_actors.config_types import (
     Amount,
     FilePath,
     InboxPrefix,
+    JetStreamPrefix,
     LabelName,
     LabelValue,
     Name,
@@ -74,6 +75,13 @@ class NatsConfig(Section, frozen=True, kw_only=True):
     inbox_prefix: Annotated[
         InboxPrefix, Meta(description="Where replies to us go; permissions can be bound to it.")
     ] = "_INBOX"
+    jetstream_prefix: Annotated[
+        JetStreamPrefix,
+        Meta(
+            description="Where JetStream is asked; another one for a domain, or for the JetStream "
+            "of another account."
+        ),
+    ] = "$JS.API"
     connect_timeout_s: Annotated[Seconds, Meta(description="How long one connect may take.")] = 5.0
     request_timeout_s: Annotated[
         Seconds, Meta(description="How long NATS may take to answer a request.")

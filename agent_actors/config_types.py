@@ -60,6 +60,14 @@ InboxPrefix = Annotated[
         extra={"expected": "a subject without wildcards"},
     ),
 ]
+JetStreamPrefix = Annotated[
+    str,
+    Meta(
+        pattern=r"^[^\s.*>]+(\.[^\s.*>]+)*\Z",
+        examples=["$JS.hub.API"],
+        extra={"expected": "a subject without wildcards"},
+    ),
+]
 TaskSubject = Annotated[
     str,
     Meta(

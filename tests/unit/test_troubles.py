@@ -24,6 +24,10 @@ def test_each_request_of_jetstream_stands_for_itself():
     troubles.note("$JS.API.STREAM.INFO.A", "no answer")
     troubles.clear("$JS.API.STREAM.INFO.B")
     assert troubles.reason(within_s=60) == "no answer"
+    troubles = Troubles()
+    troubles.note("$JS.hub.API.STREAM.INFO.A", "no answer")
+    troubles.clear("$JS.hub.API.STREAM.INFO.B")
+    assert troubles.reason(within_s=60) == "no answer"
 
 
 def test_upper_and_lower_case_are_one_since_denials_come_in_lower_case():

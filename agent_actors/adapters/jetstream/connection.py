@@ -35,7 +35,7 @@ from agent_actors.adapters.jetstream.options import (
     redacted,
     wants_tls,
 )
-from agent_actors.adapters.jetstream.troubles import API_PREFIX, FAMILY_TOKENS, Troubles
+from agent_actors.adapters.jetstream.troubles import FAMILY_TOKENS, Troubles
 from agent_actors.adapters.jetstream.window import Window
 from agent_actors.config import NatsConfig
 from agent_actors.errors import (
@@ -146,6 +146,7 @@ class Connection:
         self._timeout_s = config.request_timeout_s
         self._connect_timeout_s = config.connect_timeout_s
         self._url = redacted(config.url)
+        self._api_prefix = config.jetstream_prefix
         self._options = connect_options(config, name)
         self._on_closed = on_closed
         self._log = log.bind(connection=name, url=self._url)
@@ -162,7 +163,7 @@ class Connection:
         self._troubles = Troubles()
         self._told = ""
         self.nc = NatsClient(secure=wants_tls(config))
-        self.js = JetStreamContext(self.nc, timeout=self._timeout_s)
+        self.js = JetStreamContext(self.nc, self._api_prefix, timeout=self._timeout_s)
 
     async def open(self) -> None:
         """Connect and subscribe to replies. Raises ServiceUnreachable, PermissionDenied."""
@@ -226,13 +227,13 @@ class Connection:
     async def api(
         self, request: str, payload: bytes = b"", timeout_s: float | None = None
     ) -> dict[str, Any]:
-        """Return JetStream's answer to `$JS.API.<request>`, such as `STREAM.INFO.AGENT_TASKS`.
+        """Return JetStream's answer to a request, such as `STREAM.INFO.AGENT_TASKS`.
 
         Raises StreamMissing when the stream or the consumer is not there, another ApiError as
         JetStream says, PublishFailed without an answer (NoResponders when nobody is there to
         answer, which may pass), PermissionDenied.
         """
-        subject = API_PREFIX + request
+        subject = self.api_subject(request)
         with self._noting_trouble(subject):
             try:
                 message = await self._exchange(subject, payload, None, timeout_s or self._timeout_s)
@@ -245,6 +246,10 @@ class Connection:
             if "error" in answer:
                 raise _error_for(msgspec.convert(answer["error"], Fault), subject)
         return answer
+
+    def api_subject(self, request: str) -> str:
+        """Return where JetStream hears a request: `$JS.API.<request>`, if not configured so."""
+        return f"{self._api_prefix}.{request}"
 
     async def request(
         self,

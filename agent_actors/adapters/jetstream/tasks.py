@@ -19,7 +19,6 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error
 
 from agent_actors.adapters.jetstream.connection import ApiError, Connection, ConsumerMissing
-from agent_actors.adapters.jetstream.troubles import API_PREFIX
 from agent_actors.contract import TASK_STREAM, peek_task_id
 from agent_actors.errors import (
     AgentActorsError,
@@ -73,7 +72,7 @@ class PullConsumer:
         self._subscription: Subscription | None = None
         self._endings: set[asyncio.Task[None]] = set()
         self._heard = 0.0
-        self._asks_at = f"{API_PREFIX}CONSUMER.MSG.NEXT.{TASK_STREAM}.{name}"
+        self._asks_at = connection.api_subject(f"CONSUMER.MSG.NEXT.{TASK_STREAM}.{name}")
         self._denied = ""
         self._broken = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None

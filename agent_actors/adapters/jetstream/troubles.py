@@ -4,7 +4,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-API_PREFIX = "$JS.API."
+# In every request of JetStream: `$JS.API.…`, `$JS.<domain>.API.…` or what an account imports.
+IN_REQUESTS = ".API."
 
 # Subjects that begin alike share their fate: task keys differ without end.
 FAMILY_TOKENS = 2
@@ -15,7 +16,7 @@ def family(subject: str) -> str:
 
     In lower case, as nats-py gives the subjects of what was denied.
     """
-    is_request = subject.upper().startswith(API_PREFIX)
+    is_request = IN_REQUESTS in subject.upper()
     shared = subject if is_request else ".".join(subject.split(".")[:FAMILY_TOKENS])
     return shared.lower()
 
