@@ -1,9 +1,9 @@
 """AgentClient: hands in tasks, waits for their results, looks on; for programs and the CLI.
 
 A user may do all of it who can publish `agent.tasks.*`, request `agent.control.*`, and
-subscribe to `agent.events.>` and `agent.response.*`. What else is permitted makes it better:
-reading `agent_ledger` lets it answer while no service runs, and creating a consumer on
-`AGENT_RESPONSES` makes `watch` miss nothing.
+subscribe to `agent.events.*.*`. What else is permitted makes it better: reading `agent_ledger`
+lets it answer while no service runs, and creating a consumer on `AGENT_RESPONSES` makes `watch`
+miss nothing. The user `client` of `deploy/nats/values.yaml` has neither.
 """
 
 import asyncio
@@ -25,6 +25,7 @@ from agent_actors.adapters.jetstream.replaying import ReplayDeadLetter
 from agent_actors.config import Config, NatsConfig
 from agent_actors.contract import (
     CONTROL_GROUP,
+    EVENT_PREFIX,
     MSG_ID_HEADER,
     PAYLOAD_MARGIN_BYTES,
     RESPONSE_STREAM,
@@ -72,9 +73,12 @@ from agent_actors.observe.logs import keep_quiet
 DEFAULT_URL = "nats://127.0.0.1:4222"
 DEFAULT_WAIT_S = 600.0
 ASK_AGAIN_S = 2.0
+# How long the result of a task that has ended may take to be learnt.
+LEARN_WITHIN_S = 30.0
 
 RESPONSE_SUBJECTS = "agent.response.*"
 EVERY_KIND = "*"
+ALL_ENDS = f"{EVENT_PREFIX}*.finished"
 
 # What a NATS micro service puts into an answer that is an error (NATS ADR-32).
 SERVICE_ERROR = "Nats-Service-Error"
@@ -193,7 +197,8 @@ class AgentClient:
         """Return results as they are announced from now on, of one task or of all.
 
         Misses nothing while the connection is lost, if a consumer on the stream of results may
-        be created; without that permission it sees what passes by.
+        be created. Without that permission it sees what passes by: results, or else the events
+        by which tasks end, and then it asks the service for each result.
         """
 
         def wanted(payload: bytes) -> AgentResult | None:
@@ -338,7 +343,17 @@ class AgentClient:
             return await StoredFeed.open(self._connection, RESPONSE_STREAM)
         except PermissionDenied as error:
             log.debug("watch.live_only", reason=str(error))
+        try:
             return await LiveFeed.open(self._connection, RESPONSE_SUBJECTS)
+        except PermissionDenied as error:
+            log.debug("watch.by_events", reason=str(error))
+        try:
+            return _EndedTasks(self, await LiveFeed.open(self._connection, ALL_ENDS))
+        except PermissionDenied as error:
+            raise PermissionDenied(
+                f"{error}; to watch results a user has to be allowed to subscribe to it, or to "
+                f"{RESPONSE_SUBJECTS}, or to publish $JS.API.CONSUMER.CREATE.{RESPONSE_STREAM}"
+            ) from error
 
     async def _ask(
         self,
@@ -449,6 +464,29 @@ class Watch(Generic[T]):
             value = self._decode(await feed.next())
             if value is not None:
                 return value
+
+
+class _EndedTasks:
+    """The results of tasks that are said to have ended, each asked for: a `Feed`."""
+
+    def __init__(self, client: AgentClient, ends: Feed) -> None:
+        self._client = client
+        self._ends = ends
+
+    async def next(self) -> bytes:
+        while True:
+            event = _decoded(await self._ends.next(), TaskEvent)
+            if event is None:
+                continue
+            try:
+                result = await self._client.result(event.task_id, timeout_s=LEARN_WITHIN_S)
+            except (InvalidTask, ResultTimeout) as error:
+                log.warning("result.missed", task_id=event.task_id, reason=str(error))
+            else:
+                return encode(result)
+
+    async def close(self) -> None:
+        await self._ends.close()
 
 
 def _nats_config(to: str | NatsConfig | Config) -> NatsConfig:

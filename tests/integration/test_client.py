@@ -367,6 +367,10 @@ authorization { users: [
     publish: {allow: ["agent.tasks.*", "agent.control.*"]}
     subscribe: {allow: ["_INBOX_least.>", "agent.events.>", "agent.response.*"]}
   }}
+  {user: hearer, password: h, permissions: {
+    publish: {allow: ["agent.control.result"]}
+    subscribe: {allow: ["_INBOX_least.>", "agent.events.>"]}
+  }}
   {user: blind, password: b, permissions: {
     publish: {allow: ["agent.tasks.*", "agent.control.*"]}
     subscribe: {allow: ["_INBOX_least.>"]}
@@ -404,13 +408,31 @@ async def test_a_user_with_the_least_rights_can_do_it_all(guarded: Bench):
         assert (await anext(events)).kind == "finished"
 
 
+async def test_whoever_hears_only_that_tasks_end_asks_for_their_results(guarded: Bench):
+    await guarded.serve({"result": guarded.ledger_answer})
+    await guarded.record("t-1", "completed")
+    await guarded.record("t-2", "failed")
+    async with (
+        AgentClient.connect(user(guarded, "hearer")) as client,
+        client.watch() as everything,
+        client.watch("t-2") as one,
+    ):
+        await guarded.link.nc.publish("agent.events.t-0.finished", b"not ours")
+        await guarded.tell("t-1", "finished")
+        await guarded.tell("t-2", "started")
+        await guarded.tell("t-2", "finished")
+        assert [(await anext(everything)).task_id for _ in range(2)] == ["t-1", "t-2"]
+        assert (await anext(one)).status == "failed"
+
+
 async def test_whoever_may_not_look_on_is_told_so_and_still_gets_results(
     guarded: Bench, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(client_module, "ASK_AGAIN_S", 0.05)
     await guarded.serve({"result": guarded.ledger_answer})
     async with AgentClient.connect(user(guarded, "blind")) as client:
-        with pytest.raises(PermissionDenied, match=r"agent\.response\.\*"):
+        what = r'"agent\.events\.\*\.finished".* agent\.response\.\*.*CREATE\.AGENT_RESPONSES'
+        with pytest.raises(PermissionDenied, match=what):
             await client.watch().__aenter__()
         with pytest.raises(PermissionDenied, match=r"agent\.events\.t-1"):
             await client.events("t-1").__aenter__()
