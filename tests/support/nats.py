@@ -147,6 +147,11 @@ class WheelNats:
     def monitoring_url(self) -> str:
         return self._server.monitoring_url
 
+    @property
+    def log_file(self) -> Path:
+        """What it wrote since its last start."""
+        return self._server.log_file
+
     async def start(self) -> None:
         await self.launch()
         await until_healthy(self.monitoring_url)

@@ -149,11 +149,13 @@ async def running_service(
     nats: NatsConfig | None = None,
     vllm: VllmConfig = QUICK,
     build: BuildSupervisor | None = None,
+    provisions: bool = True,
     **pool: Any,
 ) -> AsyncIterator[RunningService]:
     """Run one pool, `default`, on this NATS and model; it is stopped without grace at the end.
 
-    `nats` is how the service gets to that NATS, where that differs from how the test does.
+    `nats` is how the service gets to that NATS, where that differs from how the test does, and
+    `provisions` whether the service makes consumers.
     """
     config = Config(
         nats=nats or NatsConfig(url=server.url),
@@ -164,7 +166,9 @@ async def running_service(
     )
     link = await connect(NatsConfig(url=server.url), name="test")
     await provision(link, config)
-    service = ray_runtime.start_service(config, build_actor=build_actor, build=build)
+    service = ray_runtime.start_service(
+        config, build_actor=build_actor, build=build, provisions=provisions
+    )
     try:
         await asyncio.to_thread(service.wait_ready, 60)
         yield RunningService(config, service, link)
