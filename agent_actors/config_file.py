@@ -7,7 +7,7 @@ between or as JSON, a map as JSON, anything else as it stands. An empty variable
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
@@ -62,14 +62,18 @@ _KUBERNETES = re.compile(
 _KUBERNETES_PORT = re.compile(rf"{PREFIX}([A-Z0-9]+_)*PORT=(tcp|udp|sctp)://.*")
 
 
-def load_config(path: str | None, environ: Mapping[str, str]) -> Config:
+def load_config(
+    path: str | None, environ: Mapping[str, str], *, without: Collection[str] = ()
+) -> Config:
     """Return the configuration of the file at `path`, or else the one that `environ` names.
 
-    Raises ConfigError with one line for each mistake.
+    Sections named in `without` are left as they are by default, whatever is said of them: they may
+    name files that are elsewhere. Raises ConfigError with one line for each mistake.
     """
     tree, findings = _read_file(path or environ.get(FILE_VARIABLE, ""))
     tree = _overlay(tree, environ, findings)
-    checked = check(tree, findings)
+    wanted = {section: said for section, said in tree.items() if section not in without}
+    checked = check(wanted, findings)
     findings.settle()
     return convert(checked, Config)
 

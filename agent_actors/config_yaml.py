@@ -62,7 +62,13 @@ def dump(value: object) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """PyYAML's, but for the line breaks of Unicode, which it writes so that they are lost."""
+    """PyYAML's, but for the line breaks of Unicode, which it writes so that they are lost.
+
+    Lists are indented, as yamllint wants them.
+    """
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 - PyYAML's signature
+        super().increase_indent(flow, indentless=False)
 
 
 def _text_node(_dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:

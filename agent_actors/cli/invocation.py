@@ -1,7 +1,7 @@
 """What every command can be told: where the configuration is, and to show its insides."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 import click
@@ -24,12 +24,15 @@ class Invocation:
         """The path of the configuration's file; empty when there is none."""
         return self.config_path or os.environ.get(FILE_VARIABLE, "")
 
-    def load(self, overrides: Mapping[str, str] | None = None) -> Config:
+    def load(
+        self, overrides: Mapping[str, str] | None = None, *, without: Collection[str] = ()
+    ) -> Config:
         """Return the configuration, with environment variables overridden.
 
-        Raises ConfigError.
+        `without` names sections that are not needed. Raises ConfigError.
         """
-        return load_config(self.config_path, {**os.environ, **(overrides or {})})
+        environ = {**os.environ, **(overrides or {})}
+        return load_config(self.config_path, environ, without=without)
 
 
 def shared_options(command: F) -> F:

@@ -6,6 +6,7 @@ import click
 import structlog
 
 from agent_actors.adapters.jetstream.connection import Connection, connect
+from agent_actors.adapters.jetstream.nack import nack_resources
 from agent_actors.adapters.jetstream.streams import Change, check
 from agent_actors.adapters.jetstream.streams import provision as make
 from agent_actors.cli.invocation import Invocation, json_option, shared_options
@@ -17,19 +18,38 @@ from agent_actors.errors import PermissionDenied
 
 log = structlog.get_logger()
 
+NACK_HEADING = """\
+# What `agent-actors provision` makes, for NACK to make it in Kubernetes. Printed by
+# `agent-actors provision --print-nack` from the service's configuration: print it again rather
+# than edit it.
+#
+# NACK runs with `--control-loop`, without which it leaves an ObjectStore alone. The buckets are
+# Streams, since a KeyValue cannot say `allowDirect: false`: the ledger is read from its leader.
+# With `preventDelete`, whoever deletes a resource deletes no messages. Only `agent-actors
+# provision` refuses a change that would lose messages, or hand some out twice.
+"""
+
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Only tell what would be done.")
 @click.option("--prune", is_flag=True, help="Delete the consumers of pools that are gone.")
+@click.option("--print-nack", is_flag=True, help="Print resources for NACK, and ask no server.")
 @json_option
 @shared_options
 @click.pass_obj
-def provision(invocation: Invocation, *, dry_run: bool, prune: bool, as_json: bool) -> None:
+def provision(
+    invocation: Invocation, *, dry_run: bool, prune: bool, print_nack: bool, as_json: bool
+) -> None:
     """Make streams, buckets and consumers in JetStream.
 
     What is there already is brought up to date. A change that would lose messages is refused,
     and then nothing is changed.
     """
+    if print_nack:
+        if dry_run or prune or as_json:
+            raise click.UsageError("--print-nack goes alone: it does nothing but print YAML")
+        _print_nack(invocation.load(without=("nats", "vllm")))
+        return
     changes = with_connection(invocation, partial(make, dry_run=dry_run, prune=prune))
     if as_json:
         print_json(changes)
@@ -63,6 +83,13 @@ async def _prepare(connection: Connection, config: Config, *, only_check: bool) 
             log.info("streams.ready", changed=made)
             return
     await check(connection, config)
+
+
+def _print_nack(config: Config) -> None:
+    from agent_actors import config_yaml  # noqa: PLC0415 - PyYAML takes 15 ms to import
+
+    resources = [config_yaml.dump(each) for each in nack_resources(config)]
+    click.echo("---\n".join([NACK_HEADING, *resources]), nl=False)
 
 
 def _row(change: Change) -> tuple[str, ...]:
