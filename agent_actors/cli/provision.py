@@ -25,8 +25,9 @@ NACK_HEADING = """\
 #
 # NACK runs with `--control-loop`, without which it leaves an ObjectStore alone. The buckets are
 # Streams, since a KeyValue cannot say `allowDirect: false`: the ledger is read from its leader.
-# With `preventDelete`, whoever deletes a resource deletes no messages. Only `agent-actors
-# provision` refuses a change that would lose messages, or hand some out twice.
+# All other settings can be said; a consumer's name is its durableName. With `preventDelete`,
+# whoever deletes a resource deletes no messages. Only `agent-actors provision` refuses a change
+# that would lose messages, or hand some out twice.
 """
 
 
