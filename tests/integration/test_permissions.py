@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from nats.js.errors import NotFoundError
 from nats.micro.service import Service
+from support.commands import Ended, ended, start
 from support.permissions import (
     ACCOUNTS,
     TEST,
@@ -666,7 +667,7 @@ LONG_NOTE = {"metadata": {"note": "x" * (1024 * 1024 - 66_000)}}
 @pytest.mark.ray
 @pytest.mark.usefixtures("local_ray")
 async def test_a_service_a_client_and_an_operator_do_their_work_and_the_service_is_never_refused(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     async with (
         guarded_nats(tmp_path, shipped_accounts()) as (accounts,),
@@ -682,21 +683,23 @@ async def test_a_service_a_client_and_an_operator_do_their_work_and_the_service_
             slots=8,
         ) as running:
             await work_as_client(accounts)
+            await work_by_commands(accounts, monkeypatch)
             await work_as_operator(accounts, running.config.ray.namespace)
             await running.until_queue_is_empty()
-        looked_on = Refusal(
-            user="operator", verb="Publish", subject="$JS.API.CONSUMER.CREATE.AGENT_RESPONSES"
-        )
-        # What the client's `watch` would rather have; see `AgentClient.watch`.
-        by_client = {
+        assert accounts.refusals() == {
+            # What `watch` would rather have; see `AgentClient.watch`.
             Refusal(
                 user="client",
                 verb="Publish",
                 subject="AGENT_ACTORS.API.CONSUMER.CREATE.AGENT_RESPONSES",
             ),
             Refusal(user="client", verb="Subscription", subject="agent.response.*"),
+            Refusal(
+                user="operator", verb="Publish", subject="$JS.API.CONSUMER.CREATE.AGENT_RESPONSES"
+            ),
+            # What is an operator's.
+            Refusal(user="client", verb="Publish", subject="agent.control.scale"),
         }
-        assert accounts.refusals() == {looked_on} | by_client
 
 
 async def provision_as_deployed(accounts: GuardedAccounts) -> None:
@@ -732,6 +735,23 @@ async def work_as_client(accounts: GuardedAccounts) -> None:
             "big",
             "doomed",
         }
+
+
+async def work_by_commands(accounts: GuardedAccounts, monkeypatch: pytest.MonkeyPatch) -> None:
+    reach = accounts.reach("client")
+    for name in ("nkey_seed_file", "inbox_prefix", "jetstream_prefix"):
+        monkeypatch.setenv(f"AGENT_ACTORS_NATS_{name.upper()}", getattr(reach, name))
+
+    async def run(*args: str) -> Ended:
+        return await ended(await start(reach.url, *args))
+
+    done = await run("submit", "a haiku", "--task-id", "by-hand", "--wait")
+    assert (done.code, "by-hand completed" in done.out) == (0, True), done.err
+    others = [("status",), ("status", "by-hand"), ("cancel", "by-hand"), ("pools",)]
+    asked = [run(*args) for args in others]
+    *looked, denied = await asyncio.gather(*asked, run("scale", "default", "3"))
+    assert [each.code for each in looked] == [0] * len(others), looked
+    assert (denied.code, "agent.control.scale" in denied.err) == (3, True), denied.err
 
 
 async def work_as_operator(accounts: GuardedAccounts, cluster: str) -> None:
