@@ -60,7 +60,9 @@ ENDPOINTS = ("status", "pools", "config", "result", "cancel", "scale", "drain")
 # With this, acknowledgements have a domain and the account's hash before the stream.
 NEWER_ACKS = {"js_ack_fc_v2": True}
 
-SOON_S = 1.0
+# How long what is allowed may take, and how long what is not allowed is waited for.
+ALLOWED_WITHIN_S = 10.0
+DENIED_AFTER_S = 0.5
 
 TASK = AgentTask(task_id="t-1", task_description="do it", role="DEV")
 EVENT = TaskEvent(task_id="t-1", kind="started", time=utc_now())
@@ -70,8 +72,9 @@ RECORD = TaskRecord(task_id="t-1", state="waiting", source=UNQUEUED, content="c"
 class Stage:
     """The accounts once, with all in place, and a connection for each user who is asked for."""
 
-    def __init__(self, accounts: GuardedAccounts, stack: AsyncExitStack) -> None:
+    def __init__(self, accounts: GuardedAccounts, stack: AsyncExitStack, within_s: float) -> None:
         self.accounts = accounts
+        self.within_s = within_s
         self._stack = stack
         self._links: dict[str, Connection] = {}
 
@@ -89,9 +92,11 @@ class Stage:
 
 
 @asynccontextmanager
-async def staged(accounts: GuardedAccounts) -> AsyncIterator[Stage]:
+async def staged(
+    accounts: GuardedAccounts, within_s: float = ALLOWED_WITHIN_S
+) -> AsyncIterator[Stage]:
     async with AsyncExitStack() as stack:
-        stage = Stage(accounts, stack)
+        stage = Stage(accounts, stack, within_s)
         await stage.provision()
         yield stage
 
@@ -111,7 +116,7 @@ async def take_a_task(stage: Stage) -> Delivery:
         await consumer.pull(1)
         await link.nc.flush()
         refuse(consumer.trouble)
-        return await asyncio.wait_for(came.get(), SOON_S)
+        return await asyncio.wait_for(came.get(), stage.within_s)
     finally:
         await consumer.close()
 
@@ -123,7 +128,7 @@ async def ack_a_task(stage: Stage) -> None:
     await acks.in_progress([delivery])
     await acks.ack(delivery)
     await link.nc.flush()
-    refuse(link.trouble(SOON_S))
+    refuse(link.trouble(stage.within_s))
 
     async def gone() -> bool:
         try:
@@ -132,7 +137,7 @@ async def ack_a_task(stage: Stage) -> None:
             return True
         return False
 
-    await until(gone, timeout_s=SOON_S)
+    await until(gone, timeout_s=stage.within_s)
 
 
 async def see_a_copy_in_the_queue(stage: Stage, user: str = "service") -> None:
@@ -178,8 +183,8 @@ async def tell_an_event(stage: Stage, to: str) -> None:
         link = await stage.link("service")
         await NATSEvents(link).emit(EVENT)
         await link.nc.flush()
-        refuse(link.trouble(SOON_S))
-        assert await asyncio.wait_for(anext(events), SOON_S) == EVENT
+        refuse(link.trouble(stage.within_s))
+        assert await asyncio.wait_for(anext(events), stage.within_s) == EVENT
 
 
 async def tell_of_a_cancel(stage: Stage) -> None:
@@ -188,8 +193,8 @@ async def tell_of_a_cancel(stage: Stage) -> None:
     await hear_cancelled(link, lambda _: heard.set())
     await tell_cancelled(link, "t-1")
     await link.nc.flush()
-    refuse(link.trouble(SOON_S))
-    await asyncio.wait_for(heard.wait(), SOON_S)
+    refuse(link.trouble(stage.within_s))
+    await asyncio.wait_for(heard.wait(), stage.within_s)
 
 
 async def count_tasks(stage: Stage) -> None:
@@ -230,14 +235,14 @@ async def answering(stage: Stage) -> AsyncIterator[Service]:
 async def ask_the_service(stage: Stage, user: str, endpoint: str = "status") -> None:
     async with answering(stage):
         link = await stage.link(user)
-        answer = await link.request(f"agent.control.{endpoint}", b"me", timeout_s=SOON_S)
+        answer = await link.request(f"agent.control.{endpoint}", b"me", timeout_s=stage.within_s)
         assert answer.data == b"answer to me"
 
 
 async def find_the_service(stage: Stage, whom: str) -> None:
     async with answering(stage) as service:
         link = await stage.link("operator")
-        await link.request(whom.format(id=service.id), timeout_s=SOON_S)
+        await link.request(whom.format(id=service.id), timeout_s=stage.within_s)
 
 
 async def provision_all(stage: Stage) -> None:
@@ -407,7 +412,7 @@ def withdraw(accounts: Accounts, user: str, verb: str, subject: str) -> None:
 
 async def fails(probe: Probe, accounts: GuardedAccounts) -> bool:
     try:
-        async with staged(accounts) as stage:
+        async with staged(accounts, DENIED_AFTER_S) as stage:
             await probe(stage)
     except (AgentActorsError, AssertionError, TimeoutError):
         return True
@@ -605,7 +610,7 @@ async def test_what_a_client_asks_for_cannot_be_sent_to_the_streams_of_the_servi
                 info = await js.stream_info("KV_agent_config", subjects_filter=">")
                 return info.state.subjects == {"$KV.agent_config.by-operator": 2}
 
-            await until(written, timeout_s=SOON_S)
+            await until(written, timeout_s=stage.within_s)
 
 
 # What may be added.
@@ -642,9 +647,9 @@ async def test_a_client_takes_results_from_a_durable_made_for_it(tmp_path: Path,
             await store(stage, "agent.response.completed")
             client = (await stage.link("client")).js
             results = await client.pull_subscribe_bind("results", "AGENT_RESPONSES")
-            (message,) = await results.fetch(1, timeout=SOON_S)
+            (message,) = await results.fetch(1, timeout=stage.within_s)
             assert message.metadata.sequence.stream == number + 1
-            await message.ack_sync(timeout=SOON_S)
+            await message.ack_sync(timeout=stage.within_s)
         with pytest.raises(PermissionDenied, match=r"AGENT_RESPONSES\.other"):
             await (await stage.link("client")).api("CONSUMER.MSG.NEXT.AGENT_RESPONSES.other")
         assert {refusal.subject for refusal in accounts.refusals()} == {
