@@ -29,6 +29,7 @@ from agent_actors.config_keys import (
     remedy,
     shape_of,
     spelled,
+    variable_of,
 )
 from agent_actors.config_types import Secret, mask_address, mask_secret
 from agent_actors.errors import ConfigError
@@ -76,6 +77,21 @@ def load_config(
     checked = check(wanted, findings)
     findings.settle()
     return convert(checked, Config)
+
+
+def load_complete(path: str | None, environ: Mapping[str, str]) -> Config:
+    """Return the configuration of a service that starts nothing of its own. Raises ConfigError."""
+    config = load_config(path, environ)
+    needed = {("nats", "url"): config.nats.url, ("vllm", "urls"): config.vllm.urls}
+    absent = [
+        f"{'.'.join(path)} ({variable_of(path)})" for path, value in needed.items() if not value
+    ]
+    if absent:
+        raise ConfigError(
+            f"{' and '.join(absent)}: must be set, since `serve` starts nothing of its own; "
+            "`agent-actors up` does"
+        )
+    return config
 
 
 def effective(config: Config) -> dict[str, Any]:

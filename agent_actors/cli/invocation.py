@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from agent_actors.config import Config
-from agent_actors.config_file import FILE_VARIABLE, load_config
+from agent_actors.config_file import FILE_VARIABLE, load_complete, load_config
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,6 +33,10 @@ class Invocation:
         """
         environ = {**os.environ, **(overrides or {})}
         return load_config(self.config_path, environ, without=without)
+
+    def load_complete(self) -> Config:
+        """Return the configuration if it has all that a service needs. Raises ConfigError."""
+        return load_complete(self.config_path, os.environ)
 
 
 def shared_options(command: F) -> F:

@@ -4,6 +4,7 @@ Importing this imports Ray.
 """
 
 import asyncio
+import os
 import socket
 import sys
 import time
@@ -23,16 +24,16 @@ from agent_actors.adapters.ray_runtime import (
     start_local_ray,
     start_service,
 )
-from agent_actors.cli.following import FollowedConfig
 from agent_actors.cli.foreground import (
     StartInterrupted,
     ignore_stop_signals,
     take_stop_signals,
 )
-from agent_actors.cli.kept import KeptService
 from agent_actors.config import Config
 from agent_actors.contract import ServiceStatus
 from agent_actors.errors import ServiceUnreachable
+from agent_actors.following import FollowedConfig
+from agent_actors.kept import KeptService
 
 CONNECT_TIMEOUT_S = 5.0
 ASK_EVERY_S = 10.0
@@ -44,7 +45,7 @@ log = structlog.get_logger()
 @contextmanager
 def connected_ray(config: Config) -> Generator[None]:
     """Stay connected to the Ray cluster that is configured. Raises ServiceUnreachable."""
-    _check_reachable(config.ray.address)
+    _check_reachable(config.ray.address or os.environ.get("RAY_ADDRESS", ""))
     with _stoppable_ray(lambda: connect_ray(config.ray)):
         yield
 

@@ -6,14 +6,11 @@ from functools import partial
 
 import click
 
-from agent_actors.cli.following import FollowedConfig
 from agent_actors.cli.foreground import say_ready, until_signalled
 from agent_actors.cli.invocation import Invocation, json_option, shared_options
 from agent_actors.cli.provision import prepare_streams
 from agent_actors.cli.running import connected_ray, run_service
-from agent_actors.config import Config
-from agent_actors.config_keys import variable_of
-from agent_actors.errors import ConfigError
+from agent_actors.following import FollowedConfig
 from agent_actors.observe.logs import configure_logs
 
 
@@ -31,7 +28,7 @@ def serve(invocation: Invocation, *, no_provision: bool, as_json: bool) -> None:
     or SIGTERM drains and stops the service; when this process is killed the service goes on.
     An edit of the configuration's file is taken over while tasks run.
     """
-    followed = FollowedConfig(invocation.config_file, lambda: _complete(invocation.load()))
+    followed = FollowedConfig(invocation.config_file, invocation.load_complete)
     config = followed.load()
     configure_logs("serve", level="debug" if invocation.debug else None)
     say = partial(say_ready, config, out=sys.stdout, as_json=as_json)
@@ -46,17 +43,3 @@ def serve(invocation: Invocation, *, no_provision: bool, as_json: bool) -> None:
                 followed=followed,
                 provisions=not no_provision,
             )
-
-
-def _complete(config: Config) -> Config:
-    """Return the configuration, if it has all that is needed. Raises ConfigError."""
-    needed = {("nats", "url"): config.nats.url, ("vllm", "urls"): config.vllm.urls}
-    missing = [
-        f"{'.'.join(path)} ({variable_of(path)})" for path, value in needed.items() if not value
-    ]
-    if missing:
-        raise ConfigError(
-            f"{' and '.join(missing)}: must be set, since `serve` starts nothing of its own; "
-            "`agent-actors up` does"
-        )
-    return config

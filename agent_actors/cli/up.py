@@ -16,7 +16,6 @@ from typing import TypedDict, Unpack
 
 import click
 
-from agent_actors.cli.following import FollowedConfig
 from agent_actors.cli.foreground import (
     ignore_stop_signals,
     say_ready,
@@ -26,6 +25,7 @@ from agent_actors.cli.invocation import Invocation, json_option, shared_options
 from agent_actors.cli.provision import prepare_streams
 from agent_actors.config import Config
 from agent_actors.errors import ServiceUnreachable
+from agent_actors.following import FollowedConfig
 from agent_actors.local.ray_environment import prepare_local_ray
 from agent_actors.local.run_folder import run_folder
 from agent_actors.local.up import LocalParts

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from agent_actors.cli import following
-from agent_actors.cli.following import FollowedConfig
+from agent_actors import following
 from agent_actors.config_file import load_config
 from agent_actors.errors import ConfigError
+from agent_actors.following import FollowedConfig
 
 
 @pytest.fixture(autouse=True)

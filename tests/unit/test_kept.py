@@ -7,23 +7,23 @@ import pytest
 from msgspec.structs import replace
 from support.until import until
 
-from agent_actors.cli import kept as kept_module
-from agent_actors.cli.kept import KeptService
+from agent_actors import kept as kept_module
 from agent_actors.config import Config, NatsConfig, PoolConfig, StreamsConfig
 from agent_actors.errors import ConfigError, ServiceUnreachable
+from agent_actors.kept import KeptService
 from agent_actors.supervisor import Ending
 
 
 class ScriptedService:
     """A service that says what it is told to say."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, loop: asyncio.AbstractEventLoop) -> None:
         self.config = config
         self.starts = True
         self.told: list[str] = []
         self.abandoned = False
         self.stopped_with: list[float | None] = []
-        self.ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self.ending: asyncio.Future[Ending] = loop.create_future()
 
     def wait_started(self, timeout_s: float) -> None:
         if not self.starts:
@@ -65,13 +65,14 @@ class Edits:
 class Stage:
     def __init__(self) -> None:
         self.services: list[ScriptedService] = []
+        self.loop = asyncio.get_running_loop()
         self.prepare: Callable[[ScriptedService], None] = lambda _: None
         self.kept = KeptService(self.start, Config())
         self.edits = Edits()
         self.following = asyncio.create_task(self.kept.follow(self.edits))
 
     def start(self, config: Config) -> ScriptedService:
-        service = ScriptedService(config)
+        service = ScriptedService(config, self.loop)
         self.prepare(service)
         self.services.append(service)
         return service

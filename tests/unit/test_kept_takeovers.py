@@ -5,11 +5,11 @@ import asyncio
 import pytest
 from support.until import until
 
-from agent_actors.cli import kept as kept_module
-from agent_actors.cli.following import FollowedConfig
-from agent_actors.cli.kept import KeptService
+from agent_actors import kept as kept_module
 from agent_actors.config import Config, PoolConfig
 from agent_actors.errors import ServiceUnreachable
+from agent_actors.following import FollowedConfig
+from agent_actors.kept import KeptService
 from agent_actors.supervisor import Ending
 
 FIRST = Config()

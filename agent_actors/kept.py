@@ -1,4 +1,4 @@
-"""The service that `up` and `serve` stay with: the one they started, or what replaced it since.
+"""The service that somebody stays with: the one they started, or what replaced it since.
 
 A configuration that was edited gets a supervisor of its own, which takes over from the one
 before; the actors go on with what they do, and are replaced one after the other where the edit
@@ -6,16 +6,17 @@ asks for that. Importing this imports Ray.
 """
 
 import asyncio
+import threading
 from collections.abc import Callable
 
 import structlog
 from msgspec.structs import replace
 
 from agent_actors.adapters.ray_runtime import Service
-from agent_actors.cli.following import FollowedConfig
 from agent_actors.config import Config
 from agent_actors.config_diff import ConfigChange, Effect, changes, paths_that_need
 from agent_actors.errors import ConfigError, ServiceUnreachable
+from agent_actors.following import FollowedConfig
 from agent_actors.supervisor import Ending
 
 ASK_EVERY_S = 1.0
@@ -30,6 +31,7 @@ class KeptService:
 
     def __init__(self, start: Callable[[Config], Service], config: Config) -> None:
         self._start = start
+        self._starting = threading.Lock()
         self._successor: Service | None = None
         self.service = start(config)
 
@@ -59,8 +61,9 @@ class KeptService:
 
     def stop(self, grace_s: float | None = None) -> None:
         """Drain the service, with whichever supervisor it is. Raises ServiceUnreachable."""
-        if self._successor and self._successor.give_up():
-            self._successor = None
+        with self._starting:
+            if self._successor and self._successor.give_up():
+                self._successor = None
         (self._successor or self.service).stop(grace_s)
 
     async def _take_over(self, wanted: Config) -> None:
@@ -74,7 +77,7 @@ class KeptService:
 
     async def _replace(self, config: Config) -> str:
         """Have the service of this configuration take over; return why it does not, if so."""
-        self._successor = successor = self._start(config)
+        successor = await asyncio.to_thread(self._start_successor, config)
         began = asyncio.get_running_loop().time()
         while True:
             try:
@@ -89,6 +92,12 @@ class KeptService:
             else:
                 self.service, self._successor = successor, None
                 return ""
+
+    def _start_successor(self, config: Config) -> Service:
+        """Start it, known to `stop` even when nobody waits for it any more."""
+        with self._starting:
+            self._successor = self._start(config)
+            return self._successor
 
     async def _tell(self, trouble: str) -> None:
         try:
