@@ -82,5 +82,5 @@ async def build_agent_actor(settings: ActorSettings) -> ActorParts:
 
 def end_process() -> None:
     """Leave at once: what lives by this process is restarted or handed out again."""
-    log.error("process.ended")
+    log.warning("process.ended")
     os._exit(1)

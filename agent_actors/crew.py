@@ -5,6 +5,7 @@ from earlier settings, as `roster` decides. What an actor holds is in the books 
 """
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
@@ -28,6 +29,8 @@ log = structlog.get_logger()
 ASK_WHY_EVERY_S = 2.0
 # An actor answers a look as soon as it has a process.
 LOOK_TIMEOUT_S = 2.0
+# A time of grace that is told again is the same one, but for what it took to tell it.
+SHORTER_BY_S = 1.0
 
 OnLost = Callable[[str, Sequence[Delivery], bool], None]
 Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
@@ -43,6 +46,8 @@ class Place(Struct):
     placed: bool = False
     trouble: str = ""
     package: str = ""
+    node: str = ""
+    adopted: bool = False
     following: asyncio.Task[None] | None = None
 
 
@@ -78,6 +83,7 @@ class Crew:
         self._log = log.bind(pool=settings.pool_name)
         self._places: dict[str, Place] = {}
         self._leaving: set[str] = set()
+        self._closed: dict[str, float] = {}
 
     @property
     def size(self) -> int:
@@ -86,8 +92,8 @@ class Crew:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nobody is there, or comes, who could take something."""
-        return self._places.keys() <= self._leaving
+        """Whether nobody is there, or comes soon, who could take something."""
+        return all(name in self._leaving or self._is_unplaced(name) for name in self._places)
 
     @property
     def is_as_wanted(self) -> bool:
@@ -107,6 +113,7 @@ class Crew:
         """Follow actors that are there already."""
         for agent_id in sorted(agent_ids):
             self._follow_from_now(agent_id)
+            self._places[agent_id].adopted = True
 
     def shape(self, wanted: int) -> None:
         """Make the next moves towards so many actors with the settings that hold now."""
@@ -116,6 +123,31 @@ class Crew:
             self._follow_from_now(agent_id)
         for agent_id in todo.retire:
             self._let_go(agent_id)
+
+    def close_node(self, node: str, grace_s: float) -> None:
+        """Have nobody on a node any more; those who are there finish what ends in `grace_s`.
+
+        Asked again, it does nothing new unless the time is shorter now.
+        """
+        until = _now() + grace_s
+        known = self._closed.get(node, math.inf)
+        if until < known - SHORTER_BY_S:
+            self._closed[node] = until
+            for agent_id, place in self._places.items():
+                if place.node == node:
+                    self._leave_node(agent_id)
+
+    def on_node(self, node: str) -> list[str]:
+        """Return who is on a node, or may be: those adopted have not said yet where they are.
+
+        One that was started and has not answered yet holds nothing that could be lost.
+        """
+        return [
+            name
+            for name, place in self._places.items()
+            if place.node == node
+            or (place.adopted and not place.node and not self._is_unplaced(name))
+        ]
 
     async def stop(self, grace_s: float) -> None:
         """End all actors, once they have finished what they can in the time of grace.
@@ -150,7 +182,7 @@ class Crew:
     def lose(self, agent_id: str, error: ActorLost) -> None:
         """Take note that an actor is away, and hand on what it held."""
         place = self._places[agent_id]
-        place.ready, place.placed, place.since = False, False, _now()
+        place.ready, place.placed, place.since, place.node = False, False, _now(), ""
         alone = self._books.actors[agent_id].alone
         lost = self._books.lose(agent_id)
         self._log.warning("actor.lost", agent_id=agent_id, held=len(lost), error=str(error))
@@ -201,6 +233,7 @@ class Crew:
         )
         if report.stopping:
             self._let_go(agent_id)
+        self._note_node(agent_id, report)
         self._on_change()
         # One of earlier settings answers as often as those say.
         hang_timeout_s = report.hang_timeout_s or self._pool.hang_timeout_s
@@ -210,20 +243,34 @@ class Crew:
         """Return the actor's greeting; until it comes, know whether it has a place, and why not."""
         place = self._places[agent_id]
         greeting = asyncio.ensure_future(handle.hello(self._id))
-        looking = asyncio.create_task(self._keep_looking(place, handle))
+        looking = asyncio.create_task(self._keep_looking(agent_id, place, handle))
         try:
             return await greeting
         finally:
             greeting.cancel()
             looking.cancel()
 
-    async def _keep_looking(self, place: Place, handle: ActorHandle) -> None:
+    async def _keep_looking(self, agent_id: str, place: Place, handle: ActorHandle) -> None:
         with suppress(ActorLost):
             while True:
                 report = await handle.look()
                 place.placed, place.trouble = True, report.trouble
+                self._note_node(agent_id, report)
                 self._on_change()
                 await asyncio.sleep(ASK_WHY_EVERY_S)
+
+    def _note_node(self, agent_id: str, report: ActorReport) -> None:
+        place = self._places[agent_id]
+        place.node, place.adopted = report.node, False
+        if report.node in self._closed:
+            self._let_go(agent_id)
+
+    def _leave_node(self, agent_id: str) -> None:
+        """Let an actor go; one that is leaving already gets the time of grace that is left."""
+        place = self._places[agent_id]
+        if agent_id in self._leaving and place.handle:
+            self._spawn(self._stopped(agent_id, place.handle, self._grace_s(place)))
+        self._let_go(agent_id)
 
     def _let_go(self, agent_id: str) -> None:
         if agent_id not in self._leaving:
@@ -233,14 +280,16 @@ class Crew:
             self._spawn(self._retire(agent_id))
 
     async def _retire(self, agent_id: str) -> None:
-        """Have an actor finish what it has, however long that takes, and end it."""
+        """Have an actor finish what it has, and end it."""
         place = self._places[agent_id]
-        self._log.info("actor.leaving", agent_id=agent_id, outdated=not place.current)
-        longest_s = self._pool.task_timeout_s + self._pool.stop_grace_s
+        grace_s = self._grace_s(place)
+        self._log.info(
+            "actor.leaving", agent_id=agent_id, outdated=not place.current, grace_s=round(grace_s)
+        )
         if place.handle and place.ready:
-            await self._stopped(agent_id, place.handle, longest_s)
+            await self._stopped(agent_id, place.handle, grace_s)
         else:
-            await self._found_and_stopped(agent_id, longest_s)
+            await self._found_and_stopped(agent_id, grace_s)
         if place.following:
             place.following.cancel()
             await asyncio.wait([place.following])
@@ -249,6 +298,12 @@ class Crew:
         self._leaving.discard(agent_id)
         self._log.info("actor.left", agent_id=agent_id)
         self._on_change()
+
+    def _grace_s(self, place: Place) -> float:
+        """Return how long one that leaves may work: as long as it takes, if its node stays."""
+        longest_s = self._pool.task_timeout_s + self._pool.stop_grace_s
+        until = self._closed.get(place.node, math.inf)
+        return max(0.0, min(longest_s, until - _now()))
 
     async def _stopped(self, agent_id: str, handle: ActorHandle, grace_s: float) -> None:
         try:

@@ -66,7 +66,8 @@ class SupervisorParts(Struct, frozen=True, kw_only=True):
     asked for. `arrange` brings the consumers a step nearer to the configuration, and tells
     which pools wait for what; it takes the pools of earlier configurations that still have
     actors, and those whose actors are not all of this one. `waiting_tasks` counts tasks by
-    subject, None where that may not be asked. `tell_cancelled` takes the key of a task.
+    subject, None where that may not be asked. `tell_cancelled` takes the key of a task. `node` is
+    the id of the cluster's node that the supervisor is on.
     """
 
     max_payload_bytes: int
@@ -82,6 +83,7 @@ class SupervisorParts(Struct, frozen=True, kw_only=True):
     serve_control: Callable[[Mapping[str, Endpoint]], Awaitable[object]]
     tell_cancelled: Callable[[str], Awaitable[None]]
     close: Callable[[], Awaitable[None]]
+    node: str = ""
 
 
 class PoolSupervisor:
@@ -137,8 +139,8 @@ class PoolSupervisor:
         """
         self._work = asyncio.current_task()
         async with asyncio.TaskGroup() as self._group:
-            self._size.remember(await self._kept_size(), existing=len(existing))
             self._crew.adopt(existing)
+            self._size.remember(await self._kept_size(), existing=len(existing))
             self._spawn(self._keep_size())
             self._spawn(self._beat())
             opening = partial(self._parts.open_source, self._name, self._receive, self._wake.set)
@@ -175,6 +177,18 @@ class PoolSupervisor:
         self._log.info("pool.scaled", before=before, wanted=self._size.wanted)
         self._reshape.set()
         return self._size.wanted, before, self._size.sized_by
+
+    def close_node(self, node: str, grace_s: float | None) -> None:
+        """Have none of its actors on a node of the cluster; others start elsewhere meanwhile.
+
+        They finish what ends in that time, by default the longest that a task may take.
+        """
+        self._crew.close_node(node, self._pool.task_timeout_s if grace_s is None else grace_s)
+        self._note_change()
+
+    def on_node(self, node: str) -> list[str]:
+        """Return which of its actors are on a node."""
+        return self._crew.on_node(node)
 
     def note_moving(self, reason: str) -> None:
         """Take note of why the pool's subjects are not all its own yet; empty when they are."""
@@ -273,6 +287,8 @@ class PoolSupervisor:
                 self._size.follow(load, now)
             self._crew.shape(self._size.wanted)
             await self._announce_progress()
+            if self._crew.is_empty:
+                self._wake.set()  # what waits for one of them has waited long enough
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY_S):
                     await self._reshape.wait()

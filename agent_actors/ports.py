@@ -406,9 +406,10 @@ class ActorReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ids of deliveries. `model_away`: none of the model's endpoints can be reached. `alone`: what it
     holds is to have no company. `stopping`: it takes nothing more, and will end. `trouble`: what
     keeps it from working, or what NATS does not do for it; `unable`: so its newest task could not
-    be settled and stays in the queue. `held`, `sandbox`, `process` (as `processes` tells it),
-    `built_from` (as in `ActorSettings`), `hang_timeout_s`, by which it answers, and `package`, the
-    version of its code, are filled by `hello` only.
+    be settled and stays in the queue. `node`, the id of the cluster's node that it is on, is filled
+    by `look` and `hello`; `held`, `sandbox`, `process` (as `processes` tells it), `built_from` (as
+    in `ActorSettings`), `hang_timeout_s`, by which it answers, and `package`, the version of its
+    code, by `hello` only.
     """
 
     incarnation: str
@@ -425,6 +426,7 @@ class ActorReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     unable: bool = False
     refused: list[str] = []
     finished: list[str] = []
+    node: str = ""
     held: list[Delivery] = []
     sandbox: str = ""
     process: str = ""

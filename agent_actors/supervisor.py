@@ -41,9 +41,9 @@ class Supervisor:
     """All pools of one configuration. Its `__init__` must run inside its event loop.
 
     `supervisor_id` stays the same when it is restarted: its actors then tell it, in their
-    answer to `hello`, what they still hold of its predecessor's deliveries. `on_ended` is to
-    end the process for good: with what is left of the actors once it is drained, alone once another
-    supervisor has taken over.
+    answer to `hello`, what they still hold of its predecessor's deliveries. `restart` is to end
+    the process, for another one to take its place. `on_ended` is to end it for good: with what is
+    left of the actors once it is drained, alone once another supervisor has taken over.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Supervisor:
         config: Config,
         supervisor_id: str,
         build: Build,
-        on_crash: Callable[[], None],
+        restart: Callable[[], None],
         on_ended: Callable[[Ending], None],
     ) -> None:
         self._config = config
@@ -62,7 +62,7 @@ class Supervisor:
         self._up = asyncio.Event()
         self._takes_over = False
         self._hands_over = False
-        self._on_crash = on_crash
+        self._restart = restart
         self._on_ended = on_ended
         self._stop: asyncio.Task[None] | None = None
         self._grace_s: float | None = None
@@ -70,6 +70,9 @@ class Supervisor:
         self._drain: asyncio.Task[bool] | None = None
         self._unserved: dict[str, int] = {}
         self._trouble = ""
+        self._node = ""
+        self._closed: dict[str, float] = {}
+        self._move: asyncio.Task[None] | None = None
         self._ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._running = asyncio.create_task(self._run())
         self._running.add_done_callback(self._ended)
@@ -160,6 +163,20 @@ class Supervisor:
         await asyncio.wait([self._running])
         self._leave("superseded")
 
+    async def drain_node(self, node: str, grace_s: float | None = None) -> list[str]:
+        """Have the actors on a node of the cluster leave it, and after them this supervisor.
+
+        Returns which of them are still there, at once: whoever wants the node for something else
+        asks again until nobody is. Others take their places, on other nodes if this one is closed
+        to newcomers. The actors finish what ends in the time of grace (by default a pool's longest
+        task) and give back the rest.
+        """
+        await self._up.wait()
+        if not self.is_draining and not self._hands_over:
+            self._close_node(node, grace_s)
+        left = self._on_node(node)
+        return [*left, self._id] if node == self._node else left
+
     async def note_trouble(self, trouble: str) -> None:
         """Tell in the status what is wrong with a newer configuration; empty when nothing is."""
         self._trouble = trouble
@@ -170,6 +187,36 @@ class Supervisor:
             self._drain = asyncio.create_task(self.stop(grace_s))
         elif grace_s is not None:
             self._hurry = asyncio.create_task(self.stop(grace_s))
+
+    def _close_node(self, node: str, grace_s: float | None) -> None:
+        for pool in self._pools.values():
+            pool.close_node(node, grace_s)
+        longest_s = max(pool.task_timeout_s for pool in self._config.pools.values())
+        until = asyncio.get_running_loop().time() + (longest_s if grace_s is None else grace_s)
+        self._closed[node] = min(until, self._closed.get(node, until))
+        if self._should_move() and not self._move:
+            self._move = asyncio.create_task(self._move_away())
+
+    def _should_move(self) -> bool:
+        """Whether its node is to be left now: last, since the actors there are in its care.
+
+        Those on other nodes that are being drained, too: if the whole cluster is, there is no
+        other place to be.
+        """
+        until = self._closed.get(self._node)
+        if until is None:
+            return False
+        nobody_left = not any(self._on_node(node) for node in self._closed)
+        return nobody_left or asyncio.get_running_loop().time() > until
+
+    def _on_node(self, node: str) -> list[str]:
+        return [agent_id for pool in self._pools.values() for agent_id in pool.on_node(node)]
+
+    async def _move_away(self) -> None:
+        """End this process in good order; another one takes its place on another node."""
+        log.info("supervisor.moving")
+        await asyncio.gather(*(pool.hand_over() for pool in self._pools.values()))
+        self._restart()
 
     async def _end(self) -> None:
         if self._takes_over:  # nobody else has the pools
@@ -195,6 +242,7 @@ class Supervisor:
 
     async def _run(self) -> None:
         parts = await until_built(partial(self._build, self._config), "supervisor")
+        self._node = parts.node
         try:
             # Before the one before goes, so that somebody answers all the time.
             control = Control(self, self._config, parts)
@@ -270,7 +318,7 @@ class Supervisor:
         """Have the process ended too when a bug ended the work, so that it is restarted."""
         if not running.cancelled() and (error := running.exception()):
             log.error("supervisor.crashed", exc_info=error)
-            self._on_crash()
+            self._restart()
 
 
 async def _actors_by_pool(runtime: ActorRuntime) -> dict[str, list[str]]:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 import ray as typed_ray
 import structlog
+from msgspec.structs import replace
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
 
 from agent_actors import __version__
@@ -89,14 +90,15 @@ class AgentActorProcess:
 
     def __init__(self, settings: ActorSettings, build: BuildActor) -> None:
         self._actor = AgentActor(settings, build)
+        self._node = this_node()
 
     async def look(self) -> bytes:
         """Answer at once."""
-        return _pack(await self._actor.look())
+        return _pack(replace(await self._actor.look(), node=self._node))
 
     async def hello(self, supervisor_id: str) -> bytes:
         """Answer once everything is connected."""
-        return _pack(await self._actor.hello(supervisor_id))
+        return _pack(replace(await self._actor.hello(supervisor_id), node=self._node))
 
     async def submit(self, supervisor_id: str, batch: bytes, *, alone: bool = False) -> bytes:
         """Take deliveries."""
@@ -140,6 +142,14 @@ class Service:
     def status(self, timeout_s: float = 10.0) -> ServiceStatus:
         """Return what the pools are doing. Raises ServiceUnreachable."""
         return self._get(self._supervisor.status.remote(), timeout_s)
+
+    async def heartbeat(self, timeout_s: float) -> None:
+        """Return when the supervisor answers. Raises ServiceUnreachable."""
+        await self._answer(self._supervisor.is_leaving, timeout_s)
+
+    async def ask_status(self, timeout_s: float) -> ServiceStatus:
+        """Return what the pools are doing. Raises ServiceUnreachable."""
+        return await self._answer(self._supervisor.status, timeout_s)
 
     def note_trouble(self, trouble: str, timeout_s: float = 10.0) -> None:
         """Have the status tell what is wrong with a newer configuration; empty when nothing is."""
@@ -215,8 +225,13 @@ class Service:
         """End this supervisor alone, so that another one gets its place."""
         ray.kill(self._supervisor, no_restart=True)
 
+    def restart(self) -> None:
+        """End the supervisor's process, which hangs; another one takes its place."""
+        with suppress(RayError, ValueError):  # it has just ended
+            ray.kill(self._supervisor, no_restart=False)
+
     def _supervisors(self) -> list[SupervisorName]:
-        return _supervisors_in(self._config.ray.namespace)
+        return supervisors_in(self._config.ray.namespace)
 
     def _get_from_next(self, ask: Callable[[], Any], timeout_s: float) -> Any:  # noqa: ANN401 - Ray's answers are untyped
         """Have it answered; a supervisor that died meanwhile is asked again when it is back."""
@@ -229,6 +244,16 @@ class Service:
                 if not restarts or time.monotonic() > deadline:
                     raise
                 time.sleep(RESTART_PAUSE_S)
+
+    async def _answer(self, verb: Any, timeout_s: float) -> Any:  # noqa: ANN401 - Ray's methods are untyped
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await verb.remote()
+        except RayError as error:
+            raise ServiceUnreachable(f"the supervisor does not answer: {error}") from error
+        except TimeoutError as error:
+            message = f"the supervisor does not answer within {timeout_s:g} s"
+            raise ServiceUnreachable(message) from error
 
     def _get(self, reference: Any, timeout_s: float) -> Any:  # noqa: ANN401 - Ray's answers are untyped
         try:
@@ -274,6 +299,11 @@ def disconnect_ray() -> None:
     ray.shutdown()
 
 
+def this_node() -> str:
+    """Return the id of the cluster's node that this process is on."""
+    return ray.get_runtime_context().get_node_id()
+
+
 def start_service(
     config: Config,
     *,
@@ -316,6 +346,11 @@ def _is_leaving(name: SupervisorName, namespace: str) -> bool:
         return not isinstance(error, ActorUnavailableError)  # it has just ended
 
 
+def supervisors_in(namespace: str) -> list[SupervisorName]:
+    """Return the names of this namespace's supervisors: one, but while it is replaced."""
+    return [name for each in _names_in(namespace) if (name := SupervisorName.of(each))]
+
+
 async def build_supervisor(
     build_actor: BuildActor, name: SupervisorName, config: Config, *, provisions: bool = True
 ) -> SupervisorParts:
@@ -339,6 +374,7 @@ async def build_supervisor(
         serve_control=partial(serve_control, connection),
         tell_cancelled=partial(tell_cancelled, connection),
         close=connection.close,
+        node=this_node(),
     )
 
 
@@ -487,7 +523,7 @@ async def _take_over(mine: SupervisorName, namespace: str) -> None:
 
     A later one that has not come so far, since there is no room for it, takes over from us.
     """
-    there = sorted(await asyncio.to_thread(_supervisors_in, namespace))
+    there = sorted(await asyncio.to_thread(supervisors_in, namespace))
     for name in there:
         if name > mine and await _is_in_force(name, namespace):
             log.info("supervisor.superseded", by=str(name))
@@ -526,7 +562,7 @@ def _leave(namespace: str, ending: Ending) -> None:
 
     Unless another supervisor has come meanwhile: the actors are its own.
     """
-    if ending == "drained" and len(_supervisors_in(namespace)) == 1:
+    if ending == "drained" and len(supervisors_in(namespace)) == 1:
         _kill_actors(namespace)
     ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
@@ -545,11 +581,7 @@ def _lacking(resources: Resources) -> str:
 
 
 def _newest_supervisor(namespace: str) -> SupervisorName | None:
-    return max(_supervisors_in(namespace), default=None)
-
-
-def _supervisors_in(namespace: str) -> list[SupervisorName]:
-    return [name for each in _names_in(namespace) if (name := SupervisorName.of(each))]
+    return max(supervisors_in(namespace), default=None)
 
 
 def _actors_in(namespace: str) -> list[str]:

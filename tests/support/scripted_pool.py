@@ -190,7 +190,7 @@ class Setting:
         self.endings: list[Ending] = []
         self.ended = asyncio.Event()
         self.supervisor = Supervisor(
-            self.config, "s", self.build, on_crash=self.crashed.set, on_ended=self.note_end
+            self.config, "s", self.build, restart=self.crashed.set, on_ended=self.note_end
         )
 
     def note_end(self, ending: Ending) -> None:
