@@ -17,6 +17,8 @@ The map of the package, in the order in which a task travels:
     ports         what all of it needs of the outside, as Protocols
     adapters      the outside: jetstream, vllm, ray_runtime, web, mcp
     assembly      puts an agent together, at its workbench; ray_runtime does so with a supervisor
+    kept          stays with a service through edits of its configuration (following); readiness
+                  judges whether it works, for whoever asks ray_serve, which is Ray Serve's way in
     client, cli, library    the ways in
     config, local, observe  configuration, and config_diff of two; what `up` starts; logs
 """

@@ -430,6 +430,13 @@ class ServiceStatus(Struct, frozen=True, kw_only=True):
     trouble: str = ""
 
 
+class Health(Struct, frozen=True, kw_only=True):
+    """Whether a service is well or ready, as it says over HTTP, and the reasons when it is not."""
+
+    ok: bool
+    reasons: list[str] = []
+
+
 def decode_task(payload: bytes, subject: str, *, max_bytes: int) -> tuple[AgentTask, Constraints]:
     """Return the task in `payload`, its role taken from `subject`, and its typed constraints.
 

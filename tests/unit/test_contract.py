@@ -276,6 +276,7 @@ ActorStatus: agent_id! state! slots! slots_used! pid=0
 PoolStatus: name! subjects! state! reason="" actors=[] slots=0 slots_used=0 pending=-1 unacked=-1
     settled=0
 ServiceStatus: version! supervisor_id! started! pools!
+Health: ok! reasons=[]
 DeadLetter: stream_seq! time! role! reason! error="" attempts=0 generation=0 task_id="" subject=""
     source="" headers={} size=0 payload="" object=null
 Replay: stream_seq! task_id! generation! state! already=false
@@ -285,7 +286,7 @@ Source: stream_seq! consumer! consumer_created! num_delivered!
 DeadLetterReason: reason! error!
 ActorReport: incarnation! pid! version! slots! free! free_bytes! model_away=false alone=false
     stopping=false trouble="" unable=false refused=[] finished=[] held=[] sandbox="" process=""
-    built_from="" package=""
+    built_from="" package="" node=""
 Delivery: subject! reply! payload! headers! stream! source!
 HandSize: actors! configured!
 """
