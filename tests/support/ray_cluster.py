@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from subprocess import PIPE, Popen
@@ -84,6 +84,21 @@ class RayNode:
         return pids_named(title, below=self._process.pid)
 
     @property
+    def ip(self) -> str:
+        return f"127.0.0.{self._folder.name}"
+
+    async def run(self, *command: str, env: Mapping[str, str]) -> tuple[int, str]:
+        """Run a command on it; return its exit code and what it said."""
+        (first,) = children_of(self._process.pid)
+        within = ("nsenter", f"--target={first}", "--pid", "--mount", "--wd=/")
+        process = await asyncio.create_subprocess_exec(
+            *within, *command, env=env, stdout=PIPE, stderr=asyncio.subprocess.STDOUT
+        )
+        said, _ = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, said.decode()
+
+    @property
     def is_up(self) -> bool:
         return self._process.poll() is None
 
@@ -116,12 +131,15 @@ class RayNode:
 
 
 class RayCluster:
-    """A head, which has the GCS and no room for actors, and nodes that have."""
+    """A head, which has the GCS and no room for actors, and nodes that have.
 
-    def __init__(self, folder: Path) -> None:
+    Nodes of clusters that run side by side have addresses after different `first` ones.
+    """
+
+    def __init__(self, folder: Path, first: int = 1) -> None:
         self._folder = folder
         self._opened = ExitStack()
-        self._numbers = 1
+        self._numbers = first
         self.nodes: list[RayNode] = []
         self.address = f"{HEAD_IP}:{free_port()}"
         self.environment = {
@@ -135,12 +153,12 @@ class RayCluster:
             **kept_in(folder / "gcs"),
         }
 
-    def start(self) -> None:
-        """Start the head."""
+    def start(self, *dashboard: str) -> None:
+        """Start the head, without a dashboard unless options of it are given."""
         port = self.address.rpartition(":")[2]
-        place = (f"--port={port}", "--include-dashboard=false")
-        self._head = self._begin_node(HEAD_IP, "--head", "--num-cpus=0", *place)
-        self._head.wait_started()
+        place = (f"--port={port}", *(dashboard or ("--include-dashboard=false",)))
+        self.head = self._begin_node(HEAD_IP, "--head", "--num-cpus=0", *place)
+        self.head.wait_started()
 
     def fill(self, count: int, *, cpus: float) -> None:
         """Have so many nodes, starting those that are missing side by side."""
@@ -158,7 +176,7 @@ class RayCluster:
     @property
     def gcs(self) -> Gcs:
         """The GCS, to kill it and to start it again."""
-        gcs = Gcs(self.address, below=self._head.pid)
+        gcs = Gcs(self.address, below=self.head.pid)
         self._opened.callback(gcs.stop)
         return gcs
 
@@ -179,14 +197,21 @@ class RayCluster:
 
 @contextmanager
 def running_cluster() -> Iterator[RayCluster]:
-    """Run a head, and what nodes it is given. Its folder's name is short, for Ray's sockets."""
-    with tempfile.TemporaryDirectory(prefix="aa-", ignore_cleanup_errors=True) as folder:
-        cluster = RayCluster(Path(folder))
+    """Run a head, and what nodes it is given."""
+    with room_for_a_cluster() as folder:
+        cluster = RayCluster(folder)
         try:
             cluster.start()
             yield cluster
         finally:
             cluster.stop()
+
+
+@contextmanager
+def room_for_a_cluster() -> Iterator[Path]:
+    """Have a folder whose name is short, for Ray's sockets."""
+    with tempfile.TemporaryDirectory(prefix="aa-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 @asynccontextmanager
