@@ -76,6 +76,7 @@ class Actor:
         self.stopping = False
         self.trouble = ""
         self.unable = False
+        self.node = ""
         self.greets = asyncio.Event()
         self.greets.set()
 
@@ -100,13 +101,17 @@ class Actor:
 
     async def look(self) -> ActorReport:
         await self.has_place.wait()
-        return self.report()
+        return self.report(node=self.node)
 
     async def hello(self, supervisor_id: str) -> ActorReport:
         await self.has_place.wait()
         await self.greets.wait()
         return self.report(
-            held=list(self.held), sandbox="bwrap", built_from=self.built_from, package="1"
+            held=list(self.held),
+            sandbox="bwrap",
+            built_from=self.built_from,
+            package="1",
+            node=self.node,
         )
 
     async def submit(
@@ -162,6 +167,7 @@ class Setting:
         free_bytes: int = 64 * MAX_PAYLOAD_BYTES,
         existing: Sequence[str] = (),
         kept: HandSize | None = None,
+        nodes: Mapping[str, str] | None = None,
         **pool: Any,
     ) -> None:
         self.slots, self.free_bytes = slots, free_bytes
@@ -169,6 +175,9 @@ class Setting:
         names = {f"dev-{number}" for number in range(many)} | set(existing)
         self.actors = {name: Actor(slots, free_bytes) for name in names}
         self.there = set(existing)
+        self.nodes = nodes or {}
+        for name, actor in self.actors.items():
+            actor.node = self.nodes.get(name, "")
         self.has_room = asyncio.Event()
         self.has_room.set()
         self.kept = kept
@@ -212,6 +221,7 @@ class Setting:
             serve_control=self.serve_control,
             tell_cancelled=self.tell_cancelled,
             close=self.wire.close,
+            node=self.nodes.get("supervisor", ""),
         )
 
     async def tell_cancelled(self, key: str) -> None:
@@ -248,6 +258,7 @@ class Setting:
         agent_id = settings.agent_id
         if agent_id not in self.actors:
             self.actors[agent_id] = Actor(self.slots, self.free_bytes)
+            self.actors[agent_id].node = self.nodes.get(agent_id, "")
         actor = self.actors[agent_id]
         if agent_id not in self.there:
             self.there.add(agent_id)
