@@ -1,24 +1,24 @@
-"""What the manifests for production say, run on Ray nodes: tasks flow, whatever node goes."""
+"""What the manifests for production say, run on Ray nodes: tasks flow, whatever node goes.
+
+The NATS has the users and permissions that are shipped for it.
+"""
 
 import asyncio
-import json
-import secrets as random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
-import nkeys
 import pytest
 from support.kuberay import Contents, Generation
-from support.nats import NatsServer, StartNats
-from support.ray_cluster import RayCluster, RayNode, can_make_nodes, room_for_a_cluster
+from support.permissions import TEST, GuardedAccounts, guarded_nats, shipped_accounts
+from support.ray_cluster import RayNode, can_make_nodes, room_for_a_cluster
 from support.service import SeenService
 from support.until import until
 
 from agent_actors.adapters.jetstream.connection import Connection, connect
-from agent_actors.config import NatsConfig
-from agent_actors.config_types import Secret
+from agent_actors.client import AgentClient
 from agent_actors.local.model_server.serving import running_model_server
 from agent_actors.local.model_server.settings import Behaviour, Latency, ModelServerSettings
 
@@ -28,24 +28,25 @@ pytestmark = [
     pytest.mark.skipif(not can_make_nodes(), reason="this system lets us have no namespaces"),
 ]
 
+SUPERVISOR, ACTOR = "ray::Supervisor", "ray::AgentActor"
 SLOW = ModelServerSettings(behaviour=Behaviour(latency=Latency(first_token_ms=1_500)))
 # The pool of the manifest, small, and with as little patience as the tests have.
-POOL = {"actors": 2, "slots": 8, "placement": "spread", "hang_timeout_s": 2.0}
-SUPERVISOR, ACTOR = "ray::Supervisor", "ray::AgentActor"
-# A worker has room for all there is, so that one of them can go.
+POOL = {"actors": 2, "slots": 8, "placement": "spread", "hang_timeout_s": 2.0, "ack_wait_s": 5.0}
+# A worker has room for all there is, so that the other one can go.
 WORKER_CPUS = 4
+READY_WITHIN_S = 60.0
 
 
 class ServiceInPods(SeenService):
     """The service on the nodes of one generation."""
 
-    def __init__(self, seen: Connection, generation: Generation) -> None:
-        super().__init__(seen)
+    def __init__(self, link: Connection, generation: Generation) -> None:
+        super().__init__(link)
         self.generation = generation
 
     @property
     def supervisors_node(self) -> RayNode:
-        (node,) = (n for n in self.generation.cluster.nodes if n.pids(SUPERVISOR))
+        (node,) = (each for each in self.generation.cluster.nodes if each.pids(SUPERVISOR))
         return node
 
     async def begin(self, tasks: list[str]) -> None:
@@ -60,56 +61,27 @@ class ServiceInPods(SeenService):
     async def attempts(self, tasks: list[str]) -> set[int]:
         return {(await self.record(task_id)).attempt for task_id in tasks}
 
-    async def is_ready(self) -> bool:
-        status, _ = await self.generation.get("/readyz")
-        return status == HTTPStatus.OK
+    async def until_ready(self) -> None:
+        await self._until_told("/readyz", HTTPStatus.OK, "")
 
-    async def says_not_ready(self) -> bool:
-        status, _ = await self.generation.get("/readyz")
-        return status == HTTPStatus.SERVICE_UNAVAILABLE
+    async def until_not_ready(self, reason: str) -> None:
+        await self._until_told("/readyz", HTTPStatus.SERVICE_UNAVAILABLE, reason)
 
+    async def until_wanted(self, actors: int) -> None:
+        await self._until_told("/status", HTTPStatus.OK, f"'wanted': {actors},")
 
-@asynccontextmanager
-async def running(seeds: Path, server: NatsServer, model_url: str) -> AsyncIterator[ServiceInPods]:
-    """Run one generation with two workers, as the overlay for production has it."""
-    contents = Contents.of("prod")
-    secrets = {
-        "nats/service.nk": (seeds / "service.nk").read_text(),
-        "provisioner/provisioner.nk": (seeds / "provisioner.nk").read_text(),
-        "vllm/api-key": "none\n",
-    }
-    with room_for_a_cluster() as folder:
-        cluster = RayCluster(folder)
-        generation = Generation(cluster, contents, folder / "mounted")
-        generation.mount(secrets)
-        generation.configure(
-            nats={k: v for k, v in contents.config["nats"].items() if k != "tls"}
-            | {"url": server.url},
-            vllm=contents.config["vllm"] | {"urls": [model_url]},
-            streams={"replicas": server.replicas},
-            pools={"default": contents.config["pools"]["default"] | POOL},
-        )
-        await generation.provision()
-        link = await connect(
-            NatsConfig(url=server.url, user="test", password=Secret("test")), name="test"
-        )
-        try:
-            await asyncio.to_thread(generation.start, workers=2, cpus=WORKER_CPUS)
-            await generation.deploy()
-            yield ServiceInPods(link, generation)
-        finally:
-            await link.close()
-            cluster.stop()
+    async def _until_told(self, path: str, status: HTTPStatus, words: str) -> None:
+        async def told() -> bool:
+            code, said = await self.generation.get(path)
+            return code == status and words in str(said)
+
+        await until(told, timeout_s=READY_WITHIN_S)
 
 
-def write_key(file: Path) -> str:
-    seed = nkeys.encode_seed(random.token_bytes(32), nkeys.PREFIX_BYTE_USER)
-    file.write_bytes(seed + b"\n")
-    return nkeys.from_seed(bytearray(seed)).public_key.decode()
-
-
-def tasks(name: str, count: int = 8) -> list[str]:
-    return [f"{name}-{number}" for number in range(count)]
+@pytest.fixture
+async def accounts(tmp_path: Path) -> AsyncIterator[GuardedAccounts]:
+    async with guarded_nats(tmp_path, shipped_accounts()) as (accounts,):
+        yield accounts
 
 
 @pytest.fixture
@@ -118,20 +90,58 @@ async def model_url() -> AsyncIterator[str]:
         yield model.url
 
 
-async def test_tasks_flow_readyz_tells_the_truth_and_a_drained_worker_loses_nothing(
-    start_nats: StartNats, tmp_path: Path, model_url: str
-):
-    users = [{"nkey": write_key(tmp_path / f"{name}.nk")} for name in ("service", "provisioner")]
-    users.append({"user": "test", "password": "test"})
-    nats_server = await start_nats(f"authorization: {json.dumps({'users': users})}")
-    async with running(tmp_path, nats_server, model_url) as service:
-        generation = service.generation
-        await until(service.is_ready, timeout_s=30)
-        status, told = await generation.get("/status")
-        assert (status, [pool["name"] for pool in told["pools"]]) == (HTTPStatus.OK, ["default"])
+@asynccontextmanager
+async def running(
+    accounts: GuardedAccounts, model_url: str, *, first: int = 1
+) -> AsyncIterator[ServiceInPods]:
+    """Run a generation of two workers, as the overlay for production has it."""
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(room_for_a_cluster())
+        generation = Generation(Contents.of("prod"), folder, first=first)
+        stack.callback(generation.cluster.stop)
+        generation.mount(
+            {
+                "nats/service.nk": accounts.seed("service"),
+                "provisioner/provisioner.nk": accounts.seed("provisioner"),
+                "vllm/api-key": "unused",
+            }
+        )
+        configure(generation, accounts, model_url)
+        await generation.provision()
+        link = await connect(accounts.reach(TEST), name="test")
+        stack.push_async_callback(link.close)
+        await asyncio.to_thread(generation.start, workers=2, cpus=WORKER_CPUS)
+        await generation.deploy()
+        yield ServiceInPods(link, generation)
 
+
+def configure(
+    generation: Generation, accounts: GuardedAccounts, model_url: str, **pool: Any
+) -> None:
+    """Say where this test's servers are, and how big its pool is."""
+    shipped = generation.contents.config
+    nats = {key: value for key, value in shipped["nats"].items() if key != "tls"}
+    generation.configure(
+        nats={**nats, "url": accounts.server.url},
+        vllm={**shipped["vllm"], "urls": [model_url]},
+        streams={"replicas": 1},
+        pools={"default": {**shipped["pools"]["default"], **POOL, **pool}},
+    )
+
+
+def tasks(name: str, count: int = 8) -> list[str]:
+    return [f"{name}-{number}" for number in range(count)]
+
+
+async def test_tasks_flow_readyz_tells_the_truth_and_a_drained_worker_loses_nothing(
+    accounts: GuardedAccounts, model_url: str
+):
+    async with running(accounts, model_url) as service:
+        generation = service.generation
+        await service.until_ready()
         before, after = tasks("before"), tasks("after")
         await service.begin(before)
+
         leaving = service.supervisors_node
         head = asyncio.create_task(generation.pre_stop(generation.cluster.head))
         code, said = await generation.pre_stop(leaving)
@@ -139,16 +149,97 @@ async def test_tasks_flow_readyz_tells_the_truth_and_a_drained_worker_loses_noth
         assert "Nothing of the service is on this node." in said
         assert leaving.pids(SUPERVISOR) == leaving.pids(ACTOR) == []
         leaving.kill()
-        assert (await head)[0] == 0
+        code, said = await head
+        assert code == 0, said
+        assert "The head stays" in said
         await service.begin(after)
         assert await service.announced() == dict.fromkeys(before + after, 1)
         assert await service.attempts(before + after) == {1}
-        await until(service.is_ready, timeout_s=30)
+        await service.until_ready()
 
-        await nats_server.pause()
+        await accounts.server.pause()
         try:
-            await until(service.says_not_ready)
+            await service.until_not_ready("NATS")
             assert (await generation.get("/healthz"))[0] == HTTPStatus.OK
         finally:
-            await nats_server.resume()
-        await until(service.is_ready)
+            await accounts.server.resume()
+        await service.until_ready()
+
+        configure(generation, accounts, model_url, actors=1)
+        await service.until_wanted(1)
+        await AgentClient(service.link).drain("agent-actors", grace_s=0)
+        await service.until_not_ready("drained")
+        assert (await generation.get("/healthz"))[0] == HTTPStatus.OK
+        assert (await generation.application())["status"] == "RUNNING"
+        assert accounts.refusals() == set()
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(300)
+async def test_nothing_is_lost_with_a_worker_that_is_killed_or_a_gcs_that_comes_back(
+    accounts: GuardedAccounts, model_url: str
+):
+    async with running(accounts, model_url) as service:
+        cluster = service.generation.cluster
+        await service.until_ready()
+        killed, meanwhile, away = tasks("killed"), tasks("meanwhile"), tasks("away")
+        await service.begin(killed)
+        service.supervisors_node.kill()
+        for task_id in meanwhile:
+            await service.publish(task_id)
+        assert await service.announced() == dict.fromkeys(killed + meanwhile, 1)
+        await asyncio.to_thread(cluster.fill, 2, cpus=WORKER_CPUS)
+        await service.until_ready()
+
+        gcs = cluster.gcs
+        gcs.kill()
+        await service.begin(away)
+        assert await service.announced() == dict.fromkeys(killed + meanwhile + away, 1)
+        assert await service.attempts(away) == {1}
+        gcs.start()
+        await service.until_ready()
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(300)
+async def test_a_second_generation_takes_over_under_load_and_the_first_one_ends(
+    accounts: GuardedAccounts, model_url: str
+):
+    async with running(accounts, model_url) as blue:
+        await blue.until_ready()
+        load = Load(blue)
+        async with running(accounts, model_url, first=100) as green:
+            await green.until_ready()
+            old = blue.generation.cluster
+            ends = await asyncio.gather(*map(blue.generation.pre_stop, [*old.nodes, old.head]))
+            assert [code for code, _ in ends] == [0, 0, 0], ends
+            old.stop()
+            published = await load.stop(after=20)
+            assert await green.announced() == dict.fromkeys(published, 1)
+            assert await green.attempts(published) == {1}
+            await green.until_ready()
+
+
+class Load:
+    """Tasks that are published one after the other, for as long as somebody wants."""
+
+    def __init__(self, service: SeenService) -> None:
+        self._service = service
+        self._published: list[str] = []
+        self._publishing = asyncio.create_task(self._publish())
+
+    async def stop(self, *, after: int) -> list[str]:
+        """Return what has been published, once there are so many more."""
+        enough = len(self._published) + after
+        await until(lambda: len(self._published) >= enough or self._publishing.done())
+        self._publishing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await self._publishing
+        return self._published
+
+    async def _publish(self) -> None:
+        while True:
+            task_id = f"load-{len(self._published)}"
+            self._published.append(task_id)
+            await self._service.publish(task_id)
+            await asyncio.sleep(0.1)

@@ -67,19 +67,24 @@ class Contents(NamedTuple):
 class Generation:
     """One Ray cluster of a RayService, with its own configuration file."""
 
-    def __init__(self, cluster: RayCluster, contents: Contents, folder: Path) -> None:
-        self.cluster = cluster
-        self.port = free_port()
-        self._contents = contents
-        self._folder = folder
+    def __init__(self, contents: Contents, folder: Path, *, first: int) -> None:
+        self.contents = contents
+        self.cluster = RayCluster(folder, first)
+        self._folder = folder / "mounted"
+        self._port = free_port()
         self._dashboard = free_port()
-        cluster.environment |= self._moved(contents.environment)
-        cluster.environment["RAY_ADDRESS"] = cluster.address
+        self.cluster.environment |= self._moved(contents.environment)
+        self.cluster.environment["RAY_ADDRESS"] = self.cluster.address
 
     def start(self, *, workers: int, cpus: float) -> None:
         """Start the head and its workers, side by side."""
-        agent = f"--dashboard-agent-listen-port={free_port()}"
-        self.cluster.start("--include-dashboard=true", f"--dashboard-port={self._dashboard}", agent)
+        # All heads of this machine have one address.
+        agent, client = free_port(), free_port()
+        self.cluster.start(
+            f"--dashboard-port={self._dashboard}",
+            f"--dashboard-agent-listen-port={agent}",
+            f"--ray-client-server-port={client}",
+        )
         self.cluster.fill(workers, cpus=cpus)
 
     def mount(self, secrets: Mapping[str, str]) -> None:
@@ -93,38 +98,38 @@ class Generation:
         """Mount the configuration anew, with some sections in place of those in the manifest."""
         file = self._folder / "config/agent-actors.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump({**self._contents.config, **sections})
+        text = yaml.safe_dump({**self.contents.config, **sections})
         new = file.with_suffix(".new")
         new.write_text(text.replace(MOUNTED, str(self._folder)))
         new.replace(file)
 
     async def provision(self) -> None:
         """Run what the Job for it runs."""
-        env = {**os.environ, **self._moved(self._contents.provision_environment)}
-        program = Path(sys.executable).with_name(self._contents.provision[0])
+        env = {**os.environ, **self._moved(self.contents.provision_environment)}
+        program = Path(sys.executable).with_name(self.contents.provision[0])
         process = await asyncio.create_subprocess_exec(
-            program, *self._contents.provision[1:], env=env, stdout=PIPE, stderr=STDOUT
+            program, *self.contents.provision[1:], env=env, stdout=PIPE, stderr=STDOUT
         )
         said, _ = await process.communicate()
         assert process.returncode == 0, said.decode()
 
     async def deploy(self) -> None:
         """Hand the application to the dashboard, as KubeRay's operator does, and wait for it."""
-        text = json.dumps(self._contents.serve).replace(MOUNTED, str(self._folder))
+        text = json.dumps(self.contents.serve).replace(MOUNTED, str(self._folder))
         config = json.loads(text)
-        config["http_options"] |= {"host": "127.0.0.1", "port": self.port}
+        config["http_options"] |= {"host": "127.0.0.1", "port": self._port}
         await self._dashboard_says("PUT", config)
         await until(self._is_running, timeout_s=RUNNING_WITHIN_S)
 
     async def get(self, path: str) -> tuple[int, Any]:
         """Return what Serve's proxy answers."""
-        url = f"http://127.0.0.1:{self.port}{path}"
+        url = f"http://127.0.0.1:{self._port}{path}"
         async with aiohttp.ClientSession() as http, http.get(url) as response:
             return response.status, json.loads(await response.read())
 
     async def pre_stop(self, node: RayNode) -> tuple[int, str]:
         """Run the command that Kubernetes runs in a pod before it ends."""
-        return await node.run(*self._contents.pre_stop, env=self.cluster.environment)
+        return await node.run(*self.contents.pre_stop, env=self.cluster.environment)
 
     async def application(self) -> dict[str, Any]:
         """Return what Serve says of the application."""

@@ -63,6 +63,10 @@ class GuardedAccounts:
             request_timeout_s=2.0,
         )
 
+    def seed(self, user: str) -> str:
+        """Return a user's key, as its Secret has it."""
+        return (self._seeds / f"{user}.nk").read_text()
+
     def refusals(self) -> set[Refusal]:
         """Return what the server has refused these users so far."""
         log = self.server.log_file.read_text()
