@@ -14,6 +14,7 @@ The map of the package, in the order in which a task travels:
                   ends it when its task is cancelled
     strategies    the ways of working on a task: a proposal, or a loop of turns with tools
     tools         what an agent can call, in its workspace and a sandbox
+    asking        which tasks of an actor want something of the model just now, and of which server
     ports         what all of it needs of the outside, as Protocols
     adapters      the outside: jetstream, vllm, ray_runtime, web, mcp
     assembly      puts an agent together, at its workbench; ray_runtime does so with a supervisor

@@ -17,9 +17,18 @@ import structlog
 from msgspec import Struct
 
 from agent_actors import __version__
+from agent_actors.asking import Asker, Askers, asking_as
+from agent_actors.contract import EndpointStatus
 from agent_actors.errors import AgentActorsError, PermissionDenied, StreamMissing
 from agent_actors.patience import until_built
-from agent_actors.ports import Acknowledger, ActorReport, ActorSettings, Delivery
+from agent_actors.ports import (
+    Acknowledger,
+    ActorReport,
+    ActorSettings,
+    AnyRoom,
+    Delivery,
+    ModelRoom,
+)
 from agent_actors.processes import this_process
 
 log = structlog.get_logger()
@@ -30,6 +39,7 @@ POLLS_BEFORE_HUNG = 3
 # Among the ids of settled deliveries: there is other news.
 OTHER_NEWS = ""
 GIVE_BACK_S = 5.0
+TELL_ENDPOINTS_EVERY_S = 1.0
 
 
 class Settle(Protocol):
@@ -59,7 +69,8 @@ def _no_trouble() -> str:
 class ActorParts(Struct, frozen=True, kw_only=True):
     """What an actor is made of: the settlement with its adapters, and how to close them.
 
-    `watch_model` takes whom to tell whether the model is away, at once and at each change.
+    `watch_model` takes whom to tell whether the model is away, at once and at each change; `model`
+    says how many tasks may ask it at a time.
     `sandbox` says what confines the commands of its tools, or why nothing does; `trouble` what
     NATS does not do just now, and why.
     """
@@ -68,6 +79,7 @@ class ActorParts(Struct, frozen=True, kw_only=True):
     acks: Acknowledger
     close: Callable[[], Awaitable[None]]
     watch_model: Callable[[Callable[[bool], None]], None] = _no_model
+    model: ModelRoom = AnyRoom()
     sandbox: str = ""
     trouble: Callable[[], str] = _no_trouble
 
@@ -77,6 +89,7 @@ class Held(Struct, frozen=True):
 
     delivery: Delivery
     owner: str
+    asker: Asker
     settlement: asyncio.Future[object]
 
 
@@ -98,7 +111,11 @@ class AgentActor:
         self._news: defaultdict[str, asyncio.Queue[str]] = defaultdict(asyncio.Queue)
         self._stop: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
+        self._model: ModelRoom = AnyRoom()
         self._model_away = False
+        self._askers = Askers(on_rest=self._note_rest)
+        self._told_free = 0
+        self._told_endpoints_at = -TELL_ENDPOINTS_EVERY_S
         self._alone = False
         self._build_trouble = ""
         self._unable = False
@@ -172,8 +189,15 @@ class AgentActor:
 
     @property
     def _free(self) -> int:
-        is_closed = self._stop or self._alone
-        return 0 if is_closed else max(0, self._slots - len(self._held))
+        """Slots that may get something: no more than there is room for in the model.
+
+        Tasks whose tools work want none of that now; when they come back they go before others.
+        """
+        if self._stop or self._alone:
+            return 0
+        asking = len(self._held) - self._askers.resting
+        room = max(1, self._model.room) - asking
+        return max(0, min(self._slots - len(self._held), room))
 
     def _has_room(self, delivery: Delivery) -> bool:
         """Tell whether it may be taken; a big one may when nothing is held, or it never could."""
@@ -200,6 +224,8 @@ class AgentActor:
         building = partial(build, self._settings)
         parts = await until_built(building, self._settings.agent_id, self._note_build_trouble)
         parts.watch_model(self._note_model)
+        self._model = parts.model
+        self._model.watch_room(self._note_room)
         return parts
 
     def _note_build_trouble(self, error: AgentActorsError) -> None:
@@ -209,15 +235,29 @@ class AgentActor:
         """Tell every supervisor at once, since it then pulls less, or more."""
         if away != self._model_away:
             self._model_away = away
-            self._version += 1
-            for news in self._news.values():
+            self._tell()
+
+    def _note_room(self) -> None:
+        if self._free != self._told_free:
+            self._tell()
+
+    def _note_rest(self) -> None:
+        if self._free > self._told_free:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._version += 1
+        for news in self._news.values():
+            if news.empty():  # whoever gets what is there hears this, too
                 news.put_nowait(OTHER_NEWS)
 
     def _take(self, owner: str, delivery: Delivery, settle: Settle) -> None:
         self._version += 1
         self._free_bytes -= delivery.size_bytes
-        settlement = asyncio.ensure_future(settle(delivery))
-        self._held[delivery.id] = Held(delivery, owner, settlement)
+        asker = Asker(self._askers)
+        with asking_as(asker):
+            settlement = asyncio.ensure_future(settle(delivery))
+        self._held[delivery.id] = Held(delivery, owner, asker, settlement)
         settlement.add_done_callback(partial(self._let_go, delivery))
 
     def _let_go(self, delivery: Delivery, settlement: asyncio.Future[object]) -> None:
@@ -230,6 +270,7 @@ class AgentActor:
         self._unable = isinstance(error, (PermissionDenied, StreamMissing))
         self._version += 1
         held = self._held.pop(delivery.id)
+        held.asker.leave()
         self._free_bytes += delivery.size_bytes
         self._alone = False  # it was the only one, if it was alone
         self._news[held.owner].put_nowait(delivery.id)
@@ -249,6 +290,14 @@ class AgentActor:
             await asyncio.sleep(self._settings.pool.heartbeat_s)
             await acks.in_progress([held.delivery for held in self._held.values()])
 
+    def _endpoints(self) -> list[EndpointStatus]:
+        """Return what there is to tell of the model servers, when that is due."""
+        now = asyncio.get_running_loop().time()
+        if now - self._told_endpoints_at < TELL_ENDPOINTS_EVERY_S:
+            return []
+        self._told_endpoints_at = now
+        return self._model.endpoints()
+
     def _report(
         self,
         *,
@@ -256,12 +305,13 @@ class AgentActor:
         finished: Sequence[str] = (),
         **of_hello: Any,  # noqa: ANN401 - what only a greeting tells
     ) -> ActorReport:
+        self._told_free = self._free
         return ActorReport(
             incarnation=self._incarnation,
             pid=os.getpid(),
             version=self._version,
             slots=self._slots,
-            free=self._free,
+            free=self._told_free,
             free_bytes=self._free_bytes,
             used=len(self._held),
             model_away=self._model_away,
@@ -271,5 +321,6 @@ class AgentActor:
             unable=self._unable,
             refused=list(refused),
             finished=list(finished),
+            endpoints=self._endpoints(),
             **of_hello,
         )

@@ -75,6 +75,7 @@ async def build_agent_actor(settings: ActorSettings) -> ActorParts:
         acks=acks,
         close=close,
         watch_model=client.watch_model,
+        model=client,
         sandbox=workbench.sandbox,
         trouble=partial(connection.trouble, TROUBLE_ACK_WAITS * settings.pool.ack_wait_s),
     )

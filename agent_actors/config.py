@@ -88,6 +88,16 @@ class NatsConfig(Section, frozen=True, kw_only=True):
     ] = 5.0
 
 
+Metrics = Annotated[
+    str,
+    Meta(
+        pattern=r"^(auto|off)\Z",
+        examples=["off"],
+        extra={"expected": "`auto` or `off`"},
+    ),
+]
+
+
 class VllmConfig(Section, frozen=True, kw_only=True):
     """The model server, and how long and how often it is asked."""
 
@@ -126,6 +136,24 @@ class VllmConfig(Section, frozen=True, kw_only=True):
     probe_interval_s: Annotated[
         Seconds, Meta(description="How often a server that failed is looked at again.")
     ] = 2.0
+    min_in_flight: Annotated[
+        Positive,
+        Meta(description="Requests that one actor may always have under way at one server."),
+    ] = 1
+    max_in_flight: Annotated[
+        Positive,
+        Meta(
+            description="Most requests that one actor has under way at one server; how many it "
+            "may have up to that follows from how the server does."
+        ),
+    ] = 1_024
+    metrics: Annotated[
+        Metrics,
+        Meta(
+            description="auto: the limit follows what servers say in `/metrics` of running and "
+            "waiting requests, where they do; off: only their pace, 429 and 503."
+        ),
+    ] = "auto"
 
 
 class StreamsConfig(Section, frozen=True, kw_only=True):

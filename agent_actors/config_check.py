@@ -371,6 +371,9 @@ def _vllm_problems(vllm: VllmConfig) -> Problems:
         yield ("api_key_file",), "and vllm.api_key are both set; keep one"
     if not vllm.api_key.reveal().isascii():
         yield ("api_key",), "has a character beyond ASCII, which an HTTP header cannot carry"
+    if vllm.min_in_flight > vllm.max_in_flight:
+        most = f"vllm.max_in_flight, {vllm.max_in_flight}"
+        yield ("min_in_flight",), f"is {vllm.min_in_flight}, more than {most}"
 
 
 def _streams_problems(streams: StreamsConfig) -> Problems:

@@ -369,13 +369,25 @@ class ConfigReply(Struct, frozen=True, kw_only=True):
     trouble: str = ""
 
 
+class EndpointStatus(Struct, frozen=True, kw_only=True):
+    """One model server as an actor sees it: how many requests it may have of it, and has.
+
+    `waiting` are those of everybody that wait in the server; -1 where it does not say.
+    """
+
+    url: str
+    limit: int
+    in_flight: int
+    waiting: int = -1
+
+
 class ActorStatus(Struct, frozen=True, kw_only=True):
     """One actor as its supervisor sees it; `pid` is its process, on its node.
 
     It is `starting`, `running` or `draining`; more states may come, from a newer service.
     `sandbox` confines the commands of its tools; empty before it is known. `version` is that of
     its package. An `outdated` one was built from an earlier configuration, and is being replaced.
-    `trouble` tells what NATS does not do for it.
+    `trouble` tells what NATS does not do for it, `endpoints` how much it asks of the model.
     """
 
     agent_id: str
@@ -387,6 +399,7 @@ class ActorStatus(Struct, frozen=True, kw_only=True):
     version: str = ""
     outdated: bool = False
     trouble: str = ""
+    endpoints: list[EndpointStatus] = []
 
 
 class PoolStatus(Struct, frozen=True, kw_only=True):

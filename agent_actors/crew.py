@@ -352,6 +352,7 @@ class Crew:
             pid=view.pid,
             sandbox=view.sandbox,
             trouble=view.trouble,
+            endpoints=view.endpoints,
             version=place.package,
             outdated=not place.current,
         )

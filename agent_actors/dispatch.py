@@ -10,7 +10,11 @@ from operator import attrgetter
 
 from msgspec import Struct
 
+from agent_actors.contract import EndpointStatus
 from agent_actors.ports import ActorReport, Delivery
+
+# The share of an actor's slots that must be closed at once to be worth asking for less at once.
+SHRUNK = 4
 
 _slots = attrgetter("slots")
 
@@ -40,6 +44,7 @@ class ActorView(Struct):
     trouble: str = ""
     unable: bool = False
     sandbox: str = ""
+    endpoints: list[EndpointStatus] = []
 
     @property
     def used(self) -> int:
@@ -128,6 +133,7 @@ class Dispatcher:
             unable=report.unable,
             held={delivery.id: delivery for delivery in report.held},
             sandbox=report.sandbox,
+            endpoints=report.endpoints,
         )
 
     def lose(self, agent_id: str) -> list[Delivery]:
@@ -142,7 +148,10 @@ class Dispatcher:
         self._has_shrunk = True
 
     def has_shrunk(self) -> bool:
-        """Tell, once, that somebody has been let go since this was asked before."""
+        """Tell, once, that much room has gone since this was asked before.
+
+        Somebody was let go, or the model takes less at a time.
+        """
         shrunk, self._has_shrunk = self._has_shrunk, False
         return shrunk
 
@@ -182,8 +191,8 @@ class Dispatcher:
             actor.reserved = False
         if not lane or not actors or any(actor.alone for actor in actors):
             return None
-        emptiest = min(actors, key=lambda actor: (-actor.available, actor.agent_id))
-        if emptiest.available < emptiest.slots:
+        emptiest = min(actors, key=lambda actor: (actor.used, actor.agent_id))
+        if emptiest.used or not emptiest.available:
             emptiest.reserved = True
             return None
         emptiest.alone = True
@@ -235,6 +244,8 @@ class Dispatcher:
     def _update(self, actor: ActorView, report: ActorReport) -> None:
         """Believe the newest word only: answers may overtake each other."""
         if report.version >= actor.version:
+            taken = report.used - actor.in_use
+            self._has_shrunk |= (actor.free - report.free - taken) * SHRUNK > actor.slots
             actor.version = report.version
             actor.in_use = report.used
             actor.free = report.free
@@ -242,6 +253,7 @@ class Dispatcher:
             actor.model_away = report.model_away
             actor.trouble = report.trouble
             actor.unable = report.unable
+            actor.endpoints = report.endpoints or actor.endpoints
             if not actor.sending:
                 actor.alone = report.alone
 

@@ -3,7 +3,8 @@
 The adapters implement them (`adapters/`); unit tests implement them with small scripted objects.
 """
 
-from collections.abc import Coroutine, Mapping, Sequence
+import sys
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
@@ -16,6 +17,7 @@ from agent_actors.contract import (
     ArtifactRef,
     AuditEvent,
     Constraints,
+    EndpointStatus,
     EventKind,
     Operation,
     Proposal,
@@ -261,6 +263,36 @@ class VLLMClient(Protocol):
         ...
 
 
+class ModelRoom(Protocol):
+    """How many requests the model takes of this process just now, so that none need wait for it."""
+
+    @property
+    def room(self) -> int:
+        """Requests that may be under way at a time."""
+        ...
+
+    def watch_room(self, listener: Callable[[], None]) -> None:
+        """Have the listener called whenever there may be more or less room."""
+        ...
+
+    def endpoints(self) -> list[EndpointStatus]:
+        """Return what can be told of each model server."""
+        ...
+
+
+class AnyRoom:
+    """A model that takes whatever comes."""
+
+    room = sys.maxsize
+
+    def watch_room(self, listener: Callable[[], None]) -> None:
+        """Call nobody."""
+
+    def endpoints(self) -> list[EndpointStatus]:
+        """Return none."""
+        return []
+
+
 class ResultPublisher(Protocol):
     """Where results and dead letters are announced."""
 
@@ -400,16 +432,17 @@ class ActorReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an actor says of itself in each of its answers.
 
     `incarnation` changes when the actor is restarted, `version` grows with each change of its
-    slots. `used` are those in which something runs, `free` those that may get something: none of
-    one that is `stopping`, or whose delivery is `alone`. `free_bytes` is its room for the messages
-    themselves, though one that holds nothing takes one of any size. `refused` and `finished` are
-    ids of deliveries. `model_away`: none of the model's endpoints can be reached. `alone`: what it
-    holds is to have no company. `stopping`: it takes nothing more, and will end. `trouble`: what
-    keeps it from working, or what NATS does not do for it; `unable`: so its newest task could not
-    be settled and stays in the queue. `node`, the id of the cluster's node that it is on, is filled
-    by `look` and `hello`; `held`, `sandbox`, `process` (as `processes` tells it), `built_from` (as
-    in `ActorSettings`), `hang_timeout_s`, by which it answers, and `package`, the version of its
-    code, by `hello` only.
+    slots. `used` are those in which something runs, `free` those that may get something: no more
+    than the model has room for, none of one that is `stopping`, or whose delivery is `alone`.
+    `free_bytes` is its room for the messages themselves, though one that holds nothing takes one of
+    any size. `refused` and `finished` are ids of deliveries. `model_away`: none of the model's
+    endpoints can be reached. `alone`: what it holds is to have no company. `stopping`: it takes
+    nothing more, and will end. `trouble`: what keeps it from working, or what NATS does not do for
+    it; `unable`: so its newest task could not be settled and stays in the queue. `endpoints` are
+    told once a second, else none. `node`, the id of the cluster's node that it is on, is filled by
+    `look` and `hello`; `held`, `sandbox`, `process` (as `processes` tells it), `built_from` (as in
+    `ActorSettings`), `hang_timeout_s`, by which it answers, and `package`, the version of its code,
+    by `hello` only.
     """
 
     incarnation: str
@@ -426,6 +459,7 @@ class ActorReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     unable: bool = False
     refused: list[str] = []
     finished: list[str] = []
+    endpoints: list[EndpointStatus] = []
     node: str = ""
     held: list[Delivery] = []
     sandbox: str = ""

@@ -80,6 +80,7 @@ def _remarks(service: ServiceStatus) -> Iterator[Text]:
     """Yield what does not fit into a table."""
     for pool in service.pools:
         yield from _troubles(pool)
+        yield from _endpoints(pool)
         for sandbox in sorted({actor.sandbox for actor in pool.actors} - {""}):
             yield _sandbox(pool, sandbox)
     for subject, count in service.unserved.items():
@@ -93,6 +94,18 @@ def _troubles(pool: PoolStatus) -> Iterator[Text]:
     for actor in pool.actors:
         if actor.trouble and actor.trouble not in pool.reason:
             yield Text(plain(f"{pool.name}: {actor.agent_id}: {actor.trouble}"), style="red")
+
+
+def _endpoints(pool: PoolStatus) -> Iterator[Text]:
+    """Yield for each model server what its actors ask of it, all together."""
+    urls = dict.fromkeys(each.url for actor in pool.actors for each in actor.endpoints)
+    for url in urls:
+        known = [each for actor in pool.actors for each in actor.endpoints if each.url == url]
+        under_way, limit = sum(each.in_flight for each in known), sum(each.limit for each in known)
+        waiting = max(each.waiting for each in known)
+        told = f"{under_way} of at most {limit} requests under way"
+        told += f", {waiting} waiting there" if waiting >= 0 else ""
+        yield Text(plain(f"{pool.name}: {url}: {told}"))
 
 
 def _sandbox(pool: PoolStatus, sandbox: str) -> Text:

@@ -481,6 +481,11 @@ def settled(tree):
             server |= {"command": "x", "url": ""}
         for group in TOOL_GROUPS:
             servers.pop(group, None)
+    vllm = tree.get("vllm", {})
+    if "max_in_flight" in vllm:
+        vllm["min_in_flight"] = min(vllm.get("min_in_flight", 1), vllm["max_in_flight"])
+    elif "min_in_flight" in vllm:
+        vllm["max_in_flight"] = vllm["min_in_flight"]
     streams = tree.get("streams", {})
     streams["duplicate_window_s"] = min(
         streams.get(name, 3600.0) for name in ("responses_max_age_s", "deadletter_max_age_s")

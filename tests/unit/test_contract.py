@@ -272,6 +272,7 @@ ConfigReply: cluster! config! trouble=""
 CancelRequest: task_id!
 CancelReply: task_id! state!
 TaskStatus: task_id! state! attempt=0 agent_id="" result=null
+EndpointStatus: url! limit! in_flight! waiting=-1
 ActorStatus: agent_id! state! slots! slots_used! pid=0
 PoolStatus: name! subjects! state! reason="" actors=[] slots=0 slots_used=0 pending=-1 unacked=-1
     settled=0

@@ -1,10 +1,18 @@
-"""Which endpoint answers the next request, and what a URL may look like."""
+"""Which endpoint answers the next request, who waits for one, and what a URL may look like."""
+
+import asyncio
 
 import pytest
 from yarl import URL
 
-from agent_actors.adapters.vllm.endpoints import Endpoint, Endpoints, parse_endpoints
-from agent_actors.errors import ConfigError
+from agent_actors.adapters.vllm.endpoints import (
+    FOR_RETURNING,
+    Endpoint,
+    Endpoints,
+    parse_endpoints,
+)
+from agent_actors.asking import Asker
+from agent_actors.errors import ConfigError, ModelUnavailable
 
 
 def endpoints(*names: str) -> tuple[Endpoints, list[Endpoint]]:
@@ -12,63 +20,68 @@ def endpoints(*names: str) -> tuple[Endpoints, list[Endpoint]]:
     return Endpoints(each), each
 
 
-def test_the_endpoint_with_least_under_way_is_next():
+def occupy(endpoint: Endpoint, requests: int) -> None:
+    for _ in range(requests):
+        endpoint.limit.begin()
+
+
+async def test_the_endpoint_with_least_under_way_is_next():
     choice, (a, b) = endpoints("a", "b")
-    assert choice.begin() is a
-    assert choice.begin() is b
-    choice.end(b)
-    assert choice.begin() is b
-    assert (a.outstanding, b.outstanding) == (1, 1)
+    assert await choice.acquire() is a
+    assert await choice.acquire() is b
+    choice.release(b)
+    assert await choice.acquire() is b
+    assert (a.limit.in_flight, b.limit.in_flight) == (1, 1)
 
 
-def test_idle_endpoints_take_turns():
+async def test_idle_endpoints_take_turns():
     choice, (a, b, c) = endpoints("a", "b", "c")
     taken = []
     for _ in range(6):
-        taken.append(choice.begin())
-        choice.end(taken[-1])
+        taken.append(await choice.acquire())
+        choice.release(taken[-1])
     assert taken == [a, b, c, a, b, c]
 
 
-def test_turns_stay_fair_while_one_is_left_out():
+async def test_turns_stay_fair_while_one_is_left_out():
     choice, (a, b, c) = endpoints("a", "b", "c")
     b.failed()
     taken = []
     for _ in range(6):
-        taken.append(choice.begin())
-        choice.end(taken[-1])
+        taken.append(await choice.acquire())
+        choice.release(taken[-1])
     assert taken == [a, c, a, c, a, c]
 
 
-def test_an_unhealthy_endpoint_is_left_out_however_busy_the_others_are():
+async def test_an_unhealthy_endpoint_is_left_out_however_busy_the_others_are():
     choice, (a, b) = endpoints("a", "b")
     a.failed()
-    b.outstanding = 1_000
-    assert choice.begin() is b
+    occupy(b, 15)
+    assert await choice.acquire() is b
     assert choice.unhealthy() == [a]
 
 
-def test_a_recovered_endpoint_is_chosen_again():
+async def test_a_recovered_endpoint_is_chosen_again():
     choice, (a, b) = endpoints("a", "b")
     a.failed()
-    b.outstanding = 5
+    occupy(b, 5)
     a.recovered()
-    assert choice.begin() is a
+    assert await choice.acquire() is a
     assert choice.unhealthy() == []
 
 
-def test_while_all_are_unhealthy_the_least_bad_one_is_tried():
+async def test_while_all_are_unhealthy_the_least_bad_one_is_tried():
     choice, (a, b) = endpoints("a", "b")
     a.failed()
     a.failed()
     b.failed()
-    assert choice.begin() is b
+    assert await choice.acquire() is b
 
 
-def test_the_only_endpoint_is_tried_however_often_it_failed():
+async def test_the_only_endpoint_is_tried_however_often_it_failed():
     choice, (only,) = endpoints("only")
     only.failed()
-    assert choice.begin(tried=[only]) is only
+    assert await choice.acquire(tried=[only]) is only
 
 
 def test_an_answer_makes_an_unhealthy_endpoint_the_least_bad_but_not_healthy():
@@ -92,16 +105,16 @@ def test_only_the_first_failure_is_news():
     assert a.failed()
 
 
-def test_a_retry_goes_to_an_endpoint_that_was_not_tried():
+async def test_a_retry_goes_to_an_endpoint_that_was_not_tried():
     choice, (a, b) = endpoints("a", "b")
-    b.outstanding = 7
-    assert choice.begin(tried=[a]) is b
+    occupy(b, 7)
+    assert await choice.acquire(tried=[a]) is b
 
 
-def test_a_retry_goes_to_the_healthy_tried_one_rather_than_to_an_unhealthy_one():
+async def test_a_retry_goes_to_the_healthy_tried_one_rather_than_to_an_unhealthy_one():
     choice, (a, b) = endpoints("a", "b")
     b.failed()
-    assert choice.begin(tried=[a]) is a
+    assert await choice.acquire(tried=[a]) is a
 
 
 def test_a_spare_is_healthy_and_not_tried():
@@ -110,6 +123,124 @@ def test_a_spare_is_healthy_and_not_tried():
     assert not choice.spare(tried=[a, b])
     b.failed()
     assert not choice.spare(tried=[a])
+
+
+async def full(choice: Endpoints, endpoint: Endpoint) -> None:
+    while endpoint.has_room:
+        assert await choice.acquire() is endpoint
+
+
+async def standing(choice: Endpoints, asker: Asker | None = None) -> asyncio.Task[Endpoint]:
+    """Return a request that waits for room."""
+    waiting = asyncio.create_task(choice.acquire(asker=asker))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    return waiting
+
+
+async def test_requests_beyond_the_limit_wait_and_are_served_in_the_order_of_their_coming():
+    choice, (a,) = endpoints("a")
+    await full(choice, a)
+    first, second = await standing(choice), await standing(choice)
+    choice.release(a)
+    assert await first is a
+    assert not second.done()
+    choice.release(a)
+    assert await second is a
+    assert a.limit.in_flight == a.limit.limit
+
+
+async def test_a_higher_limit_lets_in_who_waits():
+    choice, (a,) = endpoints("a")
+    await full(choice, a)
+    waiting = await standing(choice)
+    a.limit.unread()
+    assert await waiting is a
+
+
+async def test_nobody_overtakes_who_waits():
+    choice, (a,) = endpoints("a")
+    await full(choice, a)
+    first = await standing(choice)
+    choice.release(a)
+    second = await standing(choice)
+    assert await first is a
+    second.cancel()
+
+
+async def test_who_is_cancelled_while_it_waits_takes_nothing():
+    choice, (a,) = endpoints("a")
+    await full(choice, a)
+    gone, waiting = await standing(choice), await standing(choice)
+    gone.cancel()
+    choice.release(a)
+    assert await waiting is a
+    assert a.limit.in_flight == a.limit.limit
+
+
+async def test_who_is_cancelled_the_moment_it_is_let_in_gives_its_place_back():
+    choice, (a,) = endpoints("a")
+    await full(choice, a)
+    gone = await standing(choice)
+    choice.release(a)
+    gone.cancel()
+    await asyncio.wait([gone])
+    assert gone.cancelled()
+    assert a.limit.in_flight == a.limit.limit - 1
+    assert await choice.acquire() is a
+
+
+async def test_closing_sends_away_who_waits():
+    choice, (a,) = endpoints("a")
+    await full(choice, a)
+    waiting = await standing(choice)
+    choice.close()
+    with pytest.raises(ModelUnavailable):
+        await waiting
+
+
+async def test_the_room_is_that_of_the_healthy_ones_and_every_change_is_told():
+    choice, (a, b) = endpoints("a", "b")
+    rooms: list[int] = []
+    choice.listen_to_room(lambda: rooms.append(choice.room))
+    one = a.limit.limit
+    a.failed()
+    b.failed()
+    a.recovered()
+    a.limit.unread()
+    assert rooms == [one, 2 * one, one, a.limit.limit]
+
+
+async def test_a_task_asks_where_it_has_asked_before_however_idle_the_others_are():
+    choice, (a, b) = endpoints("a", "b")
+    asker = Asker()
+    assert await choice.acquire(asker=asker) is a
+    for _ in range(3):
+        assert await choice.acquire(asker=asker) is a
+    assert b.limit.in_flight == 0
+
+
+async def test_a_task_comes_back_to_a_full_endpoint_before_others_but_not_beyond_reason():
+    choice, (a,) = endpoints("a")
+    asker = Asker()
+    assert await choice.acquire(asker=asker) is a
+    await full(choice, a)
+    limit, waiting = a.limit.limit, await standing(choice)
+    while a.limit.in_flight < FOR_RETURNING * limit:
+        assert await choice.acquire(asker=asker) is a
+    returning = await standing(choice, asker)
+    waiting.cancel()
+    returning.cancel()
+
+
+async def test_a_task_leaves_an_endpoint_that_fails_and_stays_where_it_went():
+    choice, (a, b) = endpoints("a", "b")
+    asker = Asker()
+    await choice.acquire(asker=asker)
+    a.failed()
+    assert await choice.acquire(asker=asker) is b
+    a.recovered()
+    assert await choice.acquire(asker=asker) is b
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import structlog
 from agent_actors import __version__
 from agent_actors.adapters.vllm.context import ContextLengths
 from agent_actors.adapters.vllm.endpoints import Endpoint, Endpoints, parse_endpoints
+from agent_actors.adapters.vllm.load import LoadWatch
 from agent_actors.adapters.vllm.replies import (
     OK,
     AttemptFailed,
@@ -28,8 +29,10 @@ from agent_actors.adapters.vllm.requests import encode_request
 from agent_actors.adapters.vllm.streams import StreamedAnswer
 from agent_actors.adapters.vllm.teller import Teller
 from agent_actors.adapters.vllm.transport import FAILURES, Body, connection_failure
+from agent_actors.asking import Asker, current_asker
 from agent_actors.config import VllmConfig
 from agent_actors.config_types import Secret
+from agent_actors.contract import EndpointStatus
 from agent_actors.errors import ConfigError, ModelUnavailable
 from agent_actors.ports import ChatReply, ChatRequest, Listener
 
@@ -69,9 +72,11 @@ class VLLMHTTPClient:
     ) -> None:
         key = _checked_key(api_key.reveal() if isinstance(api_key, Secret) else api_key)
         urls = (vllm_url,) if isinstance(vllm_url, str) else vllm_url
-        self._endpoints = Endpoints(parse_endpoints(urls, key))
+        least, most = settings.min_in_flight, settings.max_in_flight
+        self._endpoints = Endpoints(parse_endpoints(urls, key, least=least, most=most))
         self._model = model
         self._settings = settings
+        self._load = LoadWatch(settings)
         self._lengths = ContextLengths(self._endpoints, settings)
         self._headers = _headers(key, agent_id, role)
         self._session: aiohttp.ClientSession | None = None
@@ -101,22 +106,8 @@ class VLLMHTTPClient:
         """
         body = self._encoded(request, stream=listener is not None)
         teller = Teller(listener) if listener is not None else None
-        session = self._opened()
-        tried: list[Endpoint] = []
-        while not session.closed:
-            endpoint = self._endpoints.begin(tried)
-            try:
-                return await self._attempt(session, endpoint, body, teller)
-            except AttemptFailed as failed:
-                failure = failed
-            finally:
-                self._endpoints.end(endpoint)
-            if session.closed:
-                break
-            self._note_failure(session, endpoint, failure)
-            tried.append(endpoint)
-            await asyncio.sleep(self._pause_s(failure, tried))
-        raise ModelUnavailable("the client was closed before the model server had answered")
+        with current_asker() as asker:
+            return await self._ask(body, teller, asker)
 
     async def context_length(self, model: str = "") -> int | None:
         """Return how many tokens the model takes, of prompt and answer together.
@@ -133,11 +124,25 @@ class VLLMHTTPClient:
         """
         self._endpoints.listen(listener)
 
+    @property
+    def room(self) -> int:
+        """How many requests the model takes at a time: what is beyond that waits in here."""
+        return self._endpoints.room
+
+    def watch_room(self, listener: Callable[[], None]) -> None:
+        """Have the listener called whenever there is more or less room."""
+        self._endpoints.listen_to_room(listener)
+
+    def endpoints(self) -> list[EndpointStatus]:
+        """Return what can be told of each model server."""
+        return sorted((each.status for each in self._endpoints), key=lambda each: each.url)
+
     async def close(self) -> None:
         """Close the session; requests under way are aborted."""
         session, self._session = self._session, None
         prober, self._prober = self._prober, None
         await self._lengths.close()
+        await self._load.close()
         if prober is not None:
             prober.cancel()
             await asyncio.wait({prober})
@@ -148,6 +153,7 @@ class VLLMHTTPClient:
             response.close()
         if session is not None:
             await session.close()
+        self._endpoints.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -168,7 +174,7 @@ class VLLMHTTPClient:
         if self._session is None:
             limits = self._settings
             self._session = aiohttp.ClientSession(
-                # No limit of its own: the slots of the actor are the limit.
+                # No limit of its own: each endpoint has one.
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers=self._headers,
@@ -179,6 +185,35 @@ class VLLMHTTPClient:
                 ),
             )
         return self._session
+
+    async def _ask(self, body: bytes, teller: Teller | None, asker: Asker) -> ChatReply:
+        """Ask, and ask again while that may help. Raises ModelRefused, ModelUnavailable."""
+        session, clock = self._opened(), asyncio.get_running_loop().time
+        tried: list[Endpoint] = []
+        while not session.closed:
+            endpoint = await self._endpoints.acquire(tried, asker)
+            self._load.look_at(endpoint, session)
+            began = clock()
+            try:
+                reply = await self._attempt(session, endpoint, body, teller)
+            except AttemptFailed as failed:
+                failure = failed
+            else:
+                endpoint.limit.answered(began, reply.usage.completion_tokens, clock())
+                return reply
+            finally:
+                self._endpoints.release(endpoint)
+            if session.closed:
+                break
+            is_away = failure.unhealthy
+            if failure.rejected:
+                wait_s = failure.error.retry_after_s or 0.0
+                # Who answers others meanwhile is not away: it has too much to do.
+                is_away &= not endpoint.limit.rejected(began, clock(), wait_s)
+            self._note_failure(session, endpoint, failure, is_away=is_away)
+            tried.append(endpoint)
+            await asyncio.sleep(self._pause_s(failure, tried))
+        raise ModelUnavailable("the client was closed before the model server had answered")
 
     async def _attempt(
         self,
@@ -245,10 +280,15 @@ class VLLMHTTPClient:
         return reply
 
     def _note_failure(
-        self, session: aiohttp.ClientSession, endpoint: Endpoint, failure: AttemptFailed
+        self,
+        session: aiohttp.ClientSession,
+        endpoint: Endpoint,
+        failure: AttemptFailed,
+        *,
+        is_away: bool,
     ) -> None:
         log.debug("model.request_failed", endpoint=endpoint.name, error=str(failure))
-        if not failure.unhealthy:
+        if not is_away:
             return
         if endpoint.failed():
             log.warning("model.endpoint_unhealthy", endpoint=endpoint.name, error=str(failure))

@@ -32,6 +32,8 @@ MAX_RETRY_AFTER_S = 86_400.0
 OK = 200
 # Timeouts of a gateway, "too early" and "too many": the same request may pass a moment later.
 BUSY_STATUSES = frozenset({408, 425, 429})
+# More requests than a server or a gateway takes.
+REJECTIONS = frozenset({429, 503})
 # Not implemented, HTTP version: no server of this kind will ever take the request.
 HOPELESS_STATUSES = frozenset({501, 505})
 
@@ -46,16 +48,22 @@ class AttemptFailed(Exception):
     """One HTTP request failed: the error to raise in the end, and what to do before that.
 
     `retry`: the same request may well succeed now. `unhealthy`: this endpoint is to be left
-    out until a probe succeeds.
+    out until a probe succeeds. `rejected`: it has more requests than it takes.
     """
 
     def __init__(
-        self, error: ModelUnavailable, *, retry: bool = True, unhealthy: bool = False
+        self,
+        error: ModelUnavailable,
+        *,
+        retry: bool = True,
+        unhealthy: bool = False,
+        rejected: bool = False,
     ) -> None:
         super().__init__(str(error))
         self.error = error
         self.retry = retry
         self.unhealthy = unhealthy
+        self.rejected = rejected
 
 
 def read_reply(endpoint: Endpoint, headers: Mapping[str, str], body: bytes) -> ChatReply:
@@ -283,7 +291,7 @@ def _error(
         refusal = ContextExceeded if _names_the_prompt(body) else ModelRefused
         return refusal(f"{endpoint.name} refused the request: {how}: {said}")
     error = ModelUnavailable(f"{endpoint.name} answered {how}: {said}", retry_after_s=wait_s)
-    return AttemptFailed(error, unhealthy=status >= 500)
+    return AttemptFailed(error, unhealthy=status >= 500, rejected=status in REJECTIONS)
 
 
 def _names_the_prompt(body: bytes) -> bool:
