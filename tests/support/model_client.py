@@ -31,8 +31,8 @@ DEAD_URL = "http://127.0.0.1:1"
 
 
 def client(*urls: str, api_key: str = "", **limits: Any) -> VLLMHTTPClient:
-    """A client that retries at once and never probes, unless a test wants it otherwise."""
-    settings = {"retry_base_s": 0.001, "probe_interval_s": 1_000.0, **limits}
+    """A client that retries at once and never probes, nor asks for metrics, unless a test does."""
+    settings = {"retry_base_s": 0.001, "probe_interval_s": 1_000.0, "metrics": "off", **limits}
     return VLLMHTTPClient(urls, api_key=api_key, settings=VllmConfig(**settings))
 
 

@@ -9,11 +9,27 @@ from support.until import until
 
 from agent_actors import patience
 from agent_actors.actor import ActorParts, ActorSettings, AgentActor
+from agent_actors.asking import Asker, current_asker
 from agent_actors.config import Config, PoolConfig
+from agent_actors.contract import EndpointStatus
 from agent_actors.errors import PermissionDenied, ServiceUnreachable, StreamMissing
 from agent_actors.ports import Delivery
 
 ROOM_BYTES = 1_000
+
+
+class Room:
+    """A model with room for so many requests."""
+
+    def __init__(self) -> None:
+        self.room = 100
+        self.changed: Callable[[], None]
+
+    def watch_room(self, listener: Callable[[], None]) -> None:
+        self.changed = listener
+
+    def endpoints(self) -> list[EndpointStatus]:
+        return [EndpointStatus(url="http://model", limit=self.room, in_flight=0)]
 
 
 class Work:
@@ -21,12 +37,14 @@ class Work:
 
     def __init__(self) -> None:
         self.gates: dict[str, asyncio.Event] = {}
+        self.askers: dict[str, Asker] = {}
         self.failures: dict[str, Exception] = {}
         self.clear = asyncio.Event()
         self.clear.set()
 
     async def __call__(self, delivery: Delivery) -> object:
         self.gates[delivery.id] = asyncio.Event()
+        self.askers[delivery.id] = current_asker()
         await self.gates[delivery.id].wait()
         if delivery.id in self.failures:
             raise self.failures[delivery.id]
@@ -47,6 +65,7 @@ class Setting:
         self.closed = asyncio.Event()
         self.build_troubles: list[Exception] = []
         self.trouble = ""
+        self.model = Room()
         self.pool = PoolConfig(
             slots=2, max_in_flight_bytes=ROOM_BYTES, ack_wait_s=1.0, hang_timeout_s=1.0
         )
@@ -71,6 +90,7 @@ class Setting:
             acks=self.wire,
             close=close,
             watch_model=watch_model,
+            model=self.model,
             sandbox="bwrap",
             trouble=lambda: self.trouble,
         )
@@ -140,6 +160,65 @@ async def test_an_empty_actor_takes_what_is_bigger_than_its_bytes_and_nothing_be
     report = await setting.actor.submit("s", [huge, small])
     assert report.refused == [small.id]
     assert report.free_bytes < 0
+
+
+async def test_it_takes_no_more_than_the_model_has_room_for(setting: Setting):
+    setting.model.room = 1
+    assert (await setting.actor.hello("s")).free == 1
+    report = await setting.actor.submit("s", [ONE, TWO])
+    assert (report.free, report.refused) == (0, [TWO.id])
+
+
+async def test_a_task_that_has_its_answer_leaves_room_for_another_until_it_asks_again(
+    setting: Setting,
+):
+    setting.model.room = 1
+    await setting.actor.submit("s", [ONE])
+    await until(lambda: ONE.id in setting.work.askers)
+    asker = setting.work.askers[ONE.id]
+    with asker:
+        pass
+    assert (await setting.actor.completions("s")).free == 1
+    with asker:
+        assert (await setting.actor.look()).free == 0
+    assert (await setting.actor.submit("s", [TWO])).refused == []
+    # One rests, and one asks.
+    assert (await setting.actor.look()).free == 0
+
+
+async def test_a_task_that_has_ended_is_none_that_rests(setting: Setting):
+    setting.model.room = 1
+    await setting.actor.submit("s", [ONE])
+    await until(lambda: ONE.id in setting.work.askers)
+    with setting.work.askers[ONE.id]:
+        pass
+    setting.work.gates[ONE.id].set()
+    await until(lambda: not setting.actor._held)
+    assert (await setting.actor.submit("s", [TWO])).free == 0
+
+
+async def test_an_actor_without_tasks_takes_one_however_little_room_there_is(setting: Setting):
+    setting.model.room = 0
+    assert (await setting.actor.hello("s")).free == 1
+    assert (await setting.actor.submit("s", [ONE])).refused == []
+
+
+async def test_more_and_less_room_is_told_at_once_but_only_when_it_counts(setting: Setting):
+    assert (await setting.actor.hello("s")).free == 2
+    setting.model.room = 50
+    setting.model.changed()
+    asked = asyncio.create_task(setting.actor.completions("s"))
+    await asyncio.sleep(0)
+    assert not asked.done()
+    setting.model.room = 1
+    setting.model.changed()
+    assert (await asked).free == 1
+
+
+async def test_the_model_servers_are_told_of_once_a_second(setting: Setting):
+    first = await setting.actor.hello("s")
+    assert [each.url for each in first.endpoints] == ["http://model"]
+    assert (await setting.actor.look()).endpoints == []
 
 
 async def test_what_is_held_already_is_not_refused_for_want_of_room(setting: Setting):

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.fakes import delivery
 
+from agent_actors.contract import EndpointStatus
 from agent_actors.dispatch import Dispatcher
 from agent_actors.ports import ActorReport, Delivery
 
@@ -171,6 +172,29 @@ def test_a_pool_of_which_no_actor_has_answered_knows_nothing_of_the_model():
     dispatcher = Dispatcher()
     dispatcher.add("starting")
     assert not dispatcher.model_away
+
+
+def test_who_is_empty_takes_a_suspect_though_the_model_has_room_for_less_than_its_slots():
+    dispatcher = pool(a=3)
+    dispatcher.finished("a", report(1, used=0, version=1))
+    assert isolated(dispatcher, messages(1)) == "a"
+
+
+def test_much_less_room_in_the_model_is_reason_to_ask_for_less():
+    dispatcher = pool(a=4)
+    dispatcher.finished("a", report(3, used=1, version=1))
+    assert not dispatcher.has_shrunk()
+    dispatcher.finished("a", report(1, used=1, version=2))
+    assert dispatcher.has_shrunk()
+    assert not dispatcher.has_shrunk()
+
+
+def test_what_is_known_of_the_model_servers_stays_known_until_it_is_told_anew():
+    dispatcher = pool(a=4)
+    known = [EndpointStatus(url="http://model", limit=4, in_flight=1)]
+    dispatcher.finished("a", report(4, version=1, endpoints=known))
+    dispatcher.finished("a", report(4, version=2))
+    assert dispatcher.actors["a"].endpoints == known
 
 
 def isolated(dispatcher: Dispatcher, lane: list[Delivery]) -> str:

@@ -62,14 +62,15 @@ class InFlightLimit:
 
     `limit` is how many may be under way, from `least` to `most`, and `in_flight` how many are;
     `waiting` is how many of all clients wait in the server, None where it does not say.
-    `is_idle` tells that nothing was under way from the last reading but one to the last, or want of
+    `is_new` tells that it has not met a queue yet, and so does not know what the server can do;
+    `is_idle` that nothing was under way from the last reading but one to the last, or want of
     one. `on_change` is called when the limit is another.
     """
 
     __slots__ = (
-        *("in_flight", "limit", "waiting", "is_idle", "on_change"),
+        *("in_flight", "limit", "waiting", "is_idle", "is_new", "on_change"),
         *("_least", "_most", "_measured", "_wanted", "_ceiling", "_peak"),
-        *("_runnings", "_is_new", "_pace"),
+        *("_runnings", "_pace"),
         *("_answered_at", "_rejected_at", "_raised_at", "_held_until"),
     )
 
@@ -86,7 +87,7 @@ class InFlightLimit:
         self.limit = int(self._wanted)
         self._peak = 0
         self._runnings: deque[float] = deque(maxlen=READINGS_KEPT)
-        self._is_new = True
+        self.is_new = True
         self._pace = Pace()
         self._answered_at = -inf
         self._rejected_at = -inf
@@ -97,7 +98,7 @@ class InFlightLimit:
     def is_probing(self) -> bool:
         """Whether it is on its way up, and wants to be told more often."""
         is_held_up = self._is_used_up or not self._measured
-        return self._is_new and is_held_up and self.limit < self._most
+        return self.is_new and is_held_up and self.limit < self._most
 
     def begin(self) -> None:
         """Take note of a request."""
@@ -153,14 +154,14 @@ class InFlightLimit:
             self._measured = False
             self._pace = Pace()
         self._begin_anew()
-        if self._is_new:
+        if self.is_new:
             self._want(UNMEASURED_STEP * self._wanted)
-            self._is_new = self._wanted < self._most
+            self.is_new = self._wanted < self._most
 
     def restart(self) -> None:
         """Begin anew with a server that was away: it may have come back as another."""
         self._runnings.clear()
-        self._is_new = True
+        self.is_new = True
         self._pace = Pace()
         self._ceiling = float(self._most)
         self._want(FIRST)
@@ -181,7 +182,7 @@ class InFlightLimit:
         total = max(1.0, reading.running + reading.waiting, self.in_flight if not known else 0.0)
         share = self.in_flight / total
         if reading.waiting > queue:
-            self._is_new = False
+            self.is_new = False
             return min(self._wanted, share * (known + queue / 2))
         if reading.waiting > queue / 2:
             return self._wanted * YIELD
@@ -189,7 +190,7 @@ class InFlightLimit:
             return self._wanted
         if reading.waiting > 0:
             return self._wanted + 1
-        if self._is_new:
+        if self.is_new:
             return self._wanted * 2
         room = known if reading.running < known else PROBE * known
         return self._wanted + max(1.0, (room + queue / 2 - total) * sqrt(share) / 2)

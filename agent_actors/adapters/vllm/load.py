@@ -52,8 +52,9 @@ class LoadWatch:
     def look_at(self, endpoint: Endpoint, session: aiohttp.ClientSession) -> None:
         """See to it that a server that just got a request is watched: sooner, if it is full."""
         if endpoint not in self._watches:
-            self._hurry[endpoint] = asyncio.Event()
-            self._watches[endpoint] = asyncio.create_task(self._watch(endpoint, session))
+            if self._config.metrics == "auto" or endpoint.limit.is_new:
+                self._hurry[endpoint] = asyncio.Event()
+                self._watches[endpoint] = asyncio.create_task(self._watch(endpoint, session))
         elif not endpoint.has_room and endpoint.limit.is_probing:
             self._hurry[endpoint].set()
 
