@@ -12,6 +12,7 @@ from request_table import TOO_LONG, VERDICT, schema_format
 from vllm_server import API_KEY, MODEL, MODEL_LENGTH_TOKENS
 
 from agent_actors.adapters.vllm import VLLMHTTPClient
+from agent_actors.adapters.vllm.load import parse_load
 from agent_actors.contract import AgentTask, constraints_of, utc_now
 from agent_actors.execution import PROPOSAL, ExecuteAgentTask, Outcome
 from agent_actors.ports import AgentConfig, ExecutionRequest
@@ -122,6 +123,13 @@ async def test_cancelled_task_makes_the_server_stop(http: ClientSession, real_ur
 
     generated = await metric(http, real_url, "vllm:generation_tokens_total") - before
     assert generated < tokens
+
+
+async def test_the_load_is_read_from_the_metrics(http: ClientSession, server_url: str):
+    async with http.get(f"{server_url}/metrics") as reply:
+        load = parse_load(await reply.read())
+    assert load is not None
+    assert (load.running, load.waiting) == (0, 0)
 
 
 async def until_running(http: ClientSession, url: str, count: int) -> None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from support.bench import Bench, a_result, working_bench
 from support.commands import Ended, ended, start
 from support.nats import NatsServer
@@ -26,6 +27,7 @@ from agent_actors.contract import (
     ActorStatus,
     CancelReply,
     CancelState,
+    EndpointStatus,
     PoolStatus,
     ServiceStatus,
     TaskState,
@@ -340,6 +342,26 @@ async def test_pools_tell_what_confines_commands_and_shout_when_nothing_does(ben
     ]
     as_json = json.loads((await run(bench.url, "pools", "--json")).out)
     assert as_json[1]["actors"][0]["sandbox"] == "none"
+
+
+@pytest.mark.nats
+async def test_pools_tell_how_much_is_asked_of_each_model_server(bench: Bench):
+    def actor(number: int, *endpoints: EndpointStatus) -> ActorStatus:
+        return ActorStatus(
+            agent_id=f"a-{number}", state="running", slots=9, slots_used=0, endpoints=[*endpoints]
+        )
+
+    told = EndpointStatus(url="http://one", limit=40, in_flight=38, waiting=3)
+    silent = EndpointStatus(url="http://other", limit=1_024, in_flight=2)
+    actors = [actor(0, told, silent), actor(1, replace(told, in_flight=30, waiting=5))]
+    await serve_pools(bench, PoolStatus(name="a", subjects=[], state="running", actors=actors))
+    ended = await run(bench.url, "pools")
+    assert ended.out.splitlines()[-2:] == [
+        "a: http://one: 68 of at most 80 requests under way, 5 waiting there",
+        "a: http://other: 2 of at most 1024 requests under way",
+    ]
+    as_json = json.loads((await run(bench.url, "pools", "--json")).out)
+    assert as_json[0]["actors"][0]["endpoints"][0]["limit"] == 40
 
 
 @pytest.mark.nats
