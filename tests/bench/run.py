@@ -1,0 +1,82 @@
+"""What the command line asks for, done in one run: the tables printed, the numbers written."""
+
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from bench.compare import DURABLE, LINEUP, ONCE, QUICK, QUICK_PLAN, by_default, compare, rows
+from bench.lineup import OURS, PEERS, Entry
+from bench.measure import Plan
+from bench.modes import Outcome, backlog, saturation, scaling
+from bench.profiling import profile
+from bench.saying import say
+from bench.site import Site
+from bench.telling import mode_table, profile_tables, show, table_of, verdict_table
+from bench.verdict import Verdict, passes, verdicts
+from msgspec import Struct
+
+BACKLOG_ROUNDS = 2
+
+
+class Wanted(Struct, frozen=True, kw_only=True):
+    """What to measure: one of the modes, or everybody in turns."""
+
+    rounds: int = 3
+    quick: bool = False
+    saturation: bool = False
+    scaling: bool = False
+    backlog: bool = False
+    profile: Path | None = None
+    actors: int = 1
+
+
+def run(site: Site, wanted: Wanted) -> tuple[dict[str, Any], bool]:
+    """Return all numbers, and whether what must hold does."""
+    if wanted.profile:
+        wanted.profile.mkdir(parents=True, exist_ok=True)
+        return uvloop.run(_profile(site, wanted.profile, wanted.actors)), True
+    modes = (("saturation", saturation), ("scaling", scaling))
+    outcomes = [uvloop.run(mode(site)) for name, mode in modes if getattr(wanted, name)]
+    if wanted.backlog:
+        outcomes.append(uvloop.run(backlog(site, BACKLOG_ROUNDS)))
+    if outcomes:
+        return _tell_modes(outcomes)
+    return _compare(site, wanted)
+
+
+def _compare(site: Site, wanted: Wanted) -> tuple[dict[str, Any], bool]:
+    if wanted.quick:
+        samples = uvloop.run(compare(site, QUICK_PLAN, 1, QUICK))
+    else:
+        samples = uvloop.run(
+            compare(site, Plan(), wanted.rounds, LINEUP, once=ONCE, durable=DURABLE)
+        )
+    found = list(verdicts(by_default(samples)))
+    table = rows(samples)
+    show(table_of(table), verdict_table(found))
+    told = {
+        "rows": table,
+        "verdicts": found,
+        "settings": {who: peer.settings for who, peer in PEERS.items()},
+        "samples": [
+            {"entry": entry, "durability": durability, "samples": each}
+            for (durability, entry), each in samples.items()
+        ],
+    }
+    # A short round shows that all of it works, not how fast it is.
+    return told, wanted.quick or passes(found)
+
+
+def _tell_modes(outcomes: list[Outcome]) -> tuple[dict[str, Any], bool]:
+    found: list[Verdict] = [verdict for outcome in outcomes for verdict in outcome.verdicts]
+    show(*map(mode_table, outcomes), verdict_table(found))
+    return {"modes": outcomes, "verdicts": found}, passes(found)
+
+
+async def _profile(site: Site, folder: Path, actors: int) -> dict[str, Any]:
+    entry = Entry(who=OURS, workers=actors)
+    sample, found = await profile(site, Plan(), entry, folder)
+    for name, each in found.items():
+        show(*profile_tables(name, each))
+    say(f"{sample.rate:,.0f} tasks/s, {sample.own_us:,.0f} us a task; flame graphs in {folder}")
+    return {"sample": sample, "processes": found}
