@@ -12,7 +12,7 @@ FRAME = re.compile(r"^(?P<name>.*?) \((?P<file>.*?)(?::\d+)?\)$")
 THREAD = re.compile(r"^thread \((?P<number>\d+)\): (?P<name>.*)$")
 # Ray's name for the thread of an async actor's event loop.
 LOOP = "AsyncIO Thread: default"
-IN_C = "uvloop, in C"
+IN_C = "uvloop, in C, its waiting too"
 
 
 class Share(Struct, frozen=True, kw_only=True):

@@ -40,7 +40,12 @@ REGISTRY = re.compile(
 # Folders that somebody's machine has and others have not.
 MACHINE_PATH = re.compile(r"(?<![\w./-])/(?:root|work)/[\w.]")
 
+LOCKS = ("runtime", "dev", "bench")
+
 PROVIDERS = packages_distributions()
+
+# What runs in .venv-bench, with packages that .venv has not.
+BENCH = ROOT / "tests/bench"
 
 # Run by the Python of a real vLLM, with that one's packages.
 FOREIGN = ROOT / "tests/conformance/build_model.py"
@@ -98,22 +103,25 @@ def test_every_script_can_be_run():
     assert not_executable == {"parts.sh", "sbom.py", "scale-trace.png"}
 
 
-@pytest.mark.parametrize(("folder", "lock"), [("agent_actors", "runtime"), ("tests", "dev")])
+@pytest.mark.parametrize(
+    ("folder", "lock"), [("agent_actors", "runtime"), ("tests", "dev"), ("tests/bench", "bench")]
+)
 def test_only_declared_packages_are_imported(folder: str, lock: str):
-    packages = {"agent_actors", "chaos", "scale_trace", "support"}
+    packages = {"agent_actors", "bench", "chaos", "scale_trace", "support"}
     own = packages | {path.stem for path in ROOT.glob("tests/*/*.py")}
     declared = {need.name for need in declared_packages(lock)}
     undeclared = {
         f"{path.relative_to(ROOT)}: {module}"
         for path in tracked_files()
         if path.suffix == ".py" and path.is_relative_to(ROOT / folder) and path != FOREIGN
+        if path.is_relative_to(BENCH) == (lock == "bench")
         for module in imported_modules(path) - sys.stdlib_module_names - own
         if declared.isdisjoint(providers(module))
     }
     assert undeclared == set()
 
 
-@pytest.mark.parametrize("lock", ["runtime", "dev"])
+@pytest.mark.parametrize("lock", LOCKS)
 def test_the_lock_answers_to_pyproject(lock: str):
     locked = locked_versions(lock)
     unmet = [
@@ -124,12 +132,12 @@ def test_the_lock_answers_to_pyproject(lock: str):
     assert unmet == [], "run scripts/lock"
 
 
-def test_both_locks_agree():
-    runtime, dev = locked_versions("runtime"), locked_versions("dev")
-    assert runtime.items() <= dev.items()
+@pytest.mark.parametrize("lock", LOCKS[1:])
+def test_all_locks_agree(lock: str):
+    assert locked_versions("runtime").items() <= locked_versions(lock).items()
 
 
-@pytest.mark.parametrize("lock", ["runtime", "dev", "build"])
+@pytest.mark.parametrize("lock", [*LOCKS, "build"])
 def test_every_locked_package_has_hashes(lock: str):
     text = (ROOT / f"scripts/requirements/{lock}.txt").read_text()
     entries = re.split(r"^(?=[a-z])", text, flags=re.MULTILINE)[1:]
@@ -149,16 +157,17 @@ def imported_modules(path: Path) -> set[str]:
 
 
 def providers(module: str) -> set[str]:
-    return {canonicalize_name(name) for name in PROVIDERS.get(module, ())}
+    """Return the packages that may bring a module; one that is not installed has its name."""
+    return {canonicalize_name(name) for name in PROVIDERS.get(module, (module,))}
 
 
 def declared_packages(lock: str) -> list[Requirement]:
-    """Return what pyproject.toml asks for: to run the package with its extras, or to work on it."""
+    """Return what pyproject.toml asks for: to run the package with its extras, or more."""
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
     project = pyproject["project"]
     lines = sum(project["optional-dependencies"].values(), project["dependencies"])
-    if lock == "dev":
-        lines += pyproject["dependency-groups"]["dev"] + pyproject["build-system"]["requires"]
+    if lock != "runtime":
+        lines += pyproject["dependency-groups"][lock] + pyproject["build-system"]["requires"]
     return [Requirement(line) for line in lines]
 
 
