@@ -25,8 +25,16 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--saturation", is_flag=True, help="512 slots on a model that takes a second.")
 @click.option("--scaling", is_flag=True, help="1 to 8 actors on a model that takes 200 ms.")
 @click.option("--backlog", is_flag=True, help="1,000 to 1,000,000 tasks that wait.")
+@click.option("--model", is_flag=True, help="A real vLLM, and a load generator beside us.")
 @click.option("--profile", type=_FOLDER, help="Where the CPU goes; flame graphs into this folder.")
 @click.option("--actors", type=click.IntRange(1), default=1, help="Of --profile.")
+@click.option(
+    "--patience",
+    "patience_s",
+    type=click.FloatRange(0),
+    default=0.0,
+    help="Seconds that each turn may wait until nothing else keeps the machine busy.",
+)
 @click.option("--json", "json_file", type=_FILE, help="Where to write all numbers.")
 def main(json_file: Path | None, **wanted: Any) -> None:
     """Measure this project against what one would take in its place, on this machine.

@@ -24,6 +24,7 @@ from agent_actors.adapters.jetstream.connection import Connection
 from agent_actors.adapters.jetstream.streams import provision
 from agent_actors.assembly import build_agent_actor
 from agent_actors.config import Config, NatsConfig, PoolConfig, RayConfig, StreamsConfig, VllmConfig
+from agent_actors.config_types import Secret
 from agent_actors.contract import TASK_STREAM
 from agent_actors.observe.logs import LEVEL_VARIABLE
 
@@ -126,7 +127,7 @@ def our_config(place: Place, entry: Entry, **pool: object) -> Config:
     sizes = {"actors": entry.workers, "slots": place.slots // entry.workers} | pool
     return Config(
         nats=NatsConfig(url=",".join(place.nats.urls)),
-        vllm=VllmConfig(urls=(place.model.url,)),
+        vllm=VllmConfig(urls=(place.model.url,), api_key=Secret(place.model.api_key)),
         streams=StreamsConfig(replicas=place.nats.replicas),
         ray=RayConfig(namespace=place.site.new_name("bench")),
         pools={"default": PoolConfig(**sizes)},

@@ -25,6 +25,7 @@ from agent_actors.contract import COMPLETED_SUBJECT, RESPONSE_STREAM
 POLL_S = 0.05
 FIRST_RESULT_TIMEOUT_S = 60.0
 QUIET_S = 0.3
+ALONE_SHARE = 0.15
 QUIET_TIMEOUT_S = 20.0
 ANSWER_TIMEOUT_S = 20.0
 MEGABYTE = 1e6
@@ -32,19 +33,28 @@ DRIVER = "driver"
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """How a turn goes. `queued` tasks wait from the beginning, and are kept from running out."""
+    """How a turn goes.
+
+    `queued` tasks wait from the beginning, and are kept from running out. For `patience_s` a turn
+    waits until others leave the machine alone.
+    """
 
     slots: int = 64
     queued: int = 6_000
     warm_s: float = 1.0
     window_s: float = 2.5
     single_tasks: int = 100
+    patience_s: float = 0.0
 
 
 async def take_turn(
     site: Site, model: Model, entry: Entry, plan: Plan, durability: Durability = "default"
 ) -> Sample:
-    """Start a contestant on a fresh NATS, measure it, and end it."""
+    """Start a contestant on a fresh NATS, measure it, and end it.
+
+    Raises RuntimeError when it has ended before, or what it did is not what is measured here.
+    """
+    await _until_left_alone(plan.patience_s)
     async with site.nats(durability) as nats, linked(nats.urls) as link:
         place = Place(site=site, nats=nats, model=model, link=link, slots=plan.slots)
         await make_streams(place)
@@ -78,6 +88,7 @@ async def _measure(
         await refill(place, queue, feeder, plan)
     after = await look(place, contestant)
     sample = sample_of(place, contestant, before, after)
+    await _check_results(place.link, entry)
     if is_slow or not plan.single_tasks:
         return sample
     await purge(place.link, queue.stream)
@@ -87,6 +98,24 @@ async def _measure(
         task_ms=await single_tasks(place, queue, plan.single_tasks),
         direct_ms=await direct_calls(place.model, plan.single_tasks),
     )
+
+
+async def _until_left_alone(patience_s: float) -> None:
+    """Wait for a moment in which little else runs here, for so long at most."""
+    end_s = time.perf_counter() + patience_s
+    while time.perf_counter() < end_s:
+        before_s, begin_s = machine_busy_s(), time.perf_counter()
+        await asyncio.sleep(QUIET_S)
+        passed_s = (time.perf_counter() - begin_s) * (os.cpu_count() or 1)
+        if (machine_busy_s() - before_s) / passed_s < ALONE_SHARE:
+            return
+
+
+async def _check_results(link: Connection, entry: Entry) -> None:
+    """Raise RuntimeError when not every task was completed."""
+    info = await link.api(f"STREAM.INFO.{RESPONSE_STREAM}", b'{"subjects_filter": ">"}')
+    if counts := info["state"]["subjects"].keys() - {COMPLETED_SUBJECT}:
+        raise RuntimeError(f"{entry.label}: there are results on {', '.join(counts)}")
 
 
 async def refill(place: Place, queue: Queue, feeder: Feeder, plan: Plan) -> None:
@@ -158,6 +187,8 @@ async def results_so_far(link: Connection) -> int:
 
 
 async def asked_so_far(model: Model) -> Asked:
+    if not model.counts:
+        return Asked(asked=0, busy_s=0.0)
     async with aiohttp.ClientSession() as session, session.get(f"{model.url}/asked") as response:
         return msgspec.json.decode(await response.read(), type=Asked)
 

@@ -1,5 +1,6 @@
 """What the command line asks for, done in one run: the tables printed, the numbers written."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from bench.verdict import Verdict, passes, verdicts
 from msgspec import Struct
 
 BACKLOG_ROUNDS = 2
+VLLM_VARIABLE = "AGENT_ACTORS_VLLM_PYTHON"
 
 
 class Wanted(Struct, frozen=True, kw_only=True):
@@ -28,6 +30,8 @@ class Wanted(Struct, frozen=True, kw_only=True):
     backlog: bool = False
     profile: Path | None = None
     actors: int = 1
+    model: bool = False
+    patience_s: float = 0.0
 
 
 def run(site: Site, wanted: Wanted) -> tuple[dict[str, Any], bool]:
@@ -39,18 +43,29 @@ def run(site: Site, wanted: Wanted) -> tuple[dict[str, Any], bool]:
     outcomes = [uvloop.run(mode(site)) for name, mode in modes if getattr(wanted, name)]
     if wanted.backlog:
         outcomes.append(uvloop.run(backlog(site, BACKLOG_ROUNDS)))
+    if wanted.model:
+        outcomes.append(_on_real_model(site))
     if outcomes:
         return _tell_modes(outcomes)
     return _compare(site, wanted)
 
 
+def _on_real_model(site: Site) -> Outcome:
+    from bench.real_model import real_model
+    from vllm_server import running_vllm
+
+    folder = site.folder / "vllm"
+    folder.mkdir()
+    with running_vllm(os.environ[VLLM_VARIABLE], folder) as url:
+        return uvloop.run(real_model(site, url))
+
+
 def _compare(site: Site, wanted: Wanted) -> tuple[dict[str, Any], bool]:
+    plan = Plan(patience_s=wanted.patience_s)
     if wanted.quick:
         samples = uvloop.run(compare(site, QUICK_PLAN, 1, QUICK))
     else:
-        samples = uvloop.run(
-            compare(site, Plan(), wanted.rounds, LINEUP, once=ONCE, durable=DURABLE)
-        )
+        samples = uvloop.run(compare(site, plan, wanted.rounds, LINEUP, once=ONCE, durable=DURABLE))
     found = list(verdicts(by_default(samples)))
     table = rows(samples)
     show(table_of(table), verdict_table(found))

@@ -36,10 +36,12 @@ class Nats(Struct, frozen=True, kw_only=True):
 
 
 class Model(Struct, frozen=True, kw_only=True):
-    """A stub of a model server."""
+    """A model server: a stub of one, or a real one."""
 
     url: str
-    pid: int
+    pid: int = 0
+    api_key: str = ""
+    counts: bool = True  # whether it tells what it was asked
 
 
 class Site:

@@ -24,6 +24,7 @@ COLUMNS = (
     "p99 ms",
     "MB",
     "Ray's MB",
+    "others",
 )
 RAY_DAEMONS = "ray daemons"
 OURSELVES = Entry(who=OURS)
@@ -45,7 +46,8 @@ def table_of(rows: Sequence[Row]) -> Table:
     table.caption = (
         "CPU and memory (PSS) are those of a contestant's own processes; Ray's daemons, which are "
         "there for Ray's users only, and NATS are shown apart. Added latency: one task at a time, "
-        "over a direct request to the model."
+        "over a direct request to the model. Others: what had the machine's CPU beside all these; "
+        "where that is much, throughput and latency say little."
     )
     return table
 
@@ -64,17 +66,19 @@ def _cells(row: Row) -> Iterator[str]:
     yield _ms(row.added_p99_ms)
     yield f"{row.own_mb:,.0f}"
     yield f"{row.pss_mb.get(RAY_DAEMONS, 0):,.0f}" if has_ray else ""
+    yield f"{row.strangers:.0%}"
 
 
 def mode_table(outcome: Outcome) -> Table:
     table = Table(title=outcome.title)
-    for column in ("", "tasks/s", "CPU µs/task", "supervisor MB", "workers MB", "what came of it"):
-        table.add_column(column, justify="right" if "/" in column or "MB" in column else "left")
+    columns = "tasks/s", "CPU µs/task", "supervisor MB", "workers MB", "others"
+    for column in ("", *columns, "what came of it"):
+        table.add_column(column, justify="right" if column in columns else "left")
     for line in outcome.lines:
         row = row_of(OURSELVES, "default", line.samples)
         memory = (f"{row.pss_mb[name]:.1f}" for name in ("supervisor", "workers"))
         rates = f"{row.rate:,.0f}", f"{row.own_us:,.0f}"
-        table.add_row(line.setting, *rates, *memory, line.note)
+        table.add_row(line.setting, *rates, *memory, f"{row.strangers:.0%}", line.note)
     return table
 
 
