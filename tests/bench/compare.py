@@ -30,7 +30,11 @@ LINEUP = (
     ),
     *(Entry(who=RAY_CALL, workers=2, ledger=ledger) for ledger in (True, False)),
 )
-ONCE = (Entry(who=FRESH_ACTOR, ledger=False), Entry(who=OURS, workers=1, logs=True))
+ONCE = (
+    Entry(who=FRESH_ACTOR, ledger=False),
+    Entry(who=OURS, logs=True),
+    Entry(who=FASTSTREAM, waves=True),
+)
 QUICK = (
     Entry(who=OURS, workers=1),
     Entry(who=BARE, ledger=True),

@@ -164,6 +164,7 @@ async def _peer(place: Place, entry: Entry) -> AsyncIterator[Running]:
         workers=entry.workers,
         replicas=place.nats.replicas,
         ledger=entry.ledger,
+        waves=entry.waves,
         ray_address=place.site.ray_address,
     )
     log_file = place.site.folder / f"{place.site.new_name('peer')}.log"

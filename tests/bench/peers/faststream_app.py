@@ -27,8 +27,8 @@ async def body_of(message: NatsMessage) -> bytes:
     stream=JStream(name=PEER_STREAM, declare=False),
     durable=DURABLE,
     config=ConsumerConfig(durable_name=DURABLE, max_ack_pending=-1),
-    pull_sub=PullSub(batch_size=settings.slots, timeout=5),
-    max_workers=settings.slots,
+    pull_sub=PullSub(batch_size=settings.slots * (1 if settings.waves else 2), timeout=5),
+    max_workers=1 if settings.waves else settings.slots,
     decoder=body_of,
 )
 async def work(body: bytes) -> None:

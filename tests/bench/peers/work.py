@@ -35,6 +35,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     workers: int
     replicas: int
     ledger: bool
+    waves: bool = False
     ray_address: str = ""
 
     @classmethod
