@@ -21,10 +21,11 @@ RAY_USERS = frozenset({OURS, RAY_CALL, FRESH_ACTOR})
 
 
 class Peer(Struct, frozen=True, kw_only=True):
-    """How a peer is run: its command, and its settings with where they come from."""
+    """How a peer is run: its command, and its settings with the pages they come from."""
 
     command: Callable[[Settings], list[str]]
     settings: Mapping[str, str]
+    pages: tuple[str, ...] = ()
     actors: str = ""  # the title of its Ray actors
 
 
@@ -87,39 +88,50 @@ PEERS: Mapping[str, Peer] = {
     ),
     TASKIQ: Peer(
         command=_taskiq,
+        pages=(
+            "https://taskiq-python.github.io/guide/cli.html",
+            "https://github.com/taskiq-python/taskiq-nats#pullbasedjetstreambroker",
+        ),
         settings={
-            "uvloop": "taken by itself when installed (taskiq guide, CLI)",
-            "--max-async-tasks": "the slots (taskiq guide, CLI: runtime)",
-            "--max-prefetch": "as many again, so that none waits for a fetch (CLI: prefetch)",
-            "--no-parse": "no pydantic for arguments (CLI: type casts)",
-            "--log-level ERROR": "its two lines a task off (CLI: logs)",
+            "uvloop": "taken by itself when installed",
+            "--max-async-tasks": "the slots",
+            "--max-prefetch": "as many again, so that none waits for a fetch",
+            "--no-parse": "no pydantic for arguments",
+            "--log-level ERROR": "its two lines a task off",
             "--ack-type": "when_saved, its default: at least once",
-            "pull_consume_batch": "the slots; its default, 1, fetches each task by itself "
-            "(taskiq-nats README, PullBasedJetStreamBroker)",
+            "pull_consume_batch": "the slots; its default, 1, fetches each task by itself",
             "result backend": "none: the handler publishes the result",
         },
     ),
     FASTSTREAM: Peer(
         command=_faststream,
+        pages=(
+            "https://faststream.ag2.ai/latest/nats/jetstream/pull/",
+            "https://faststream.ag2.ai/latest/getting-started/subscription/",
+            "https://faststream.ag2.ai/latest/getting-started/serialization/decoder/",
+            "https://faststream.ag2.ai/latest/getting-started/logging/",
+            "https://faststream.ag2.ai/latest/getting-started/cli/",
+        ),
         settings={
-            "uvloop": "taken by itself when installed (FastStream, CLI)",
-            "max_workers": "the slots (FastStream, NATS: concurrent processing)",
-            "PullSub(batch_size)": "twice the slots, so that none waits for a fetch (FastStream, "
-            "NATS JetStream: pull subscriber); the slots alone were some 15% dearer",
+            "uvloop": "taken by itself when installed",
+            "max_workers": "the slots",
+            "PullSub(batch_size)": "twice the slots, so that none waits for a fetch; the slots "
+            "alone were some 15% dearer",
             "in waves": "without max_workers, each fetch of as many as there are slots is worked "
             "on at once, and the next begins when the last of it has ended: cheaper here, where "
             "all take the same time, and no way to keep a real model busy; shown, not judged",
-            "apply_types=False": "no pydantic, no dependencies (FastStream, subscription basics)",
-            "decoder": "none: the handler decodes the bytes, once (serialization, decoder)",
-            "logger=None": "no lines a task (FastStream, logging)",
+            "apply_types=False": "no pydantic, no dependencies",
+            "decoder": "none: the handler decodes the bytes, once",
+            "logger=None": "no lines a task",
             "ack_policy": "its default: ack when the handler has returned",
         },
     ),
     RAY_CALL: Peer(
         command=_ray_call,
+        pages=("https://docs.ray.io/en/latest/ray-core/actors/async_api.html",),
         actors="ray::Worker",
         settings={
-            "actors": "async ones, max_concurrency as many as slots (Ray, AsyncIO for actors)",
+            "actors": "async ones, max_concurrency as many as slots",
             "calls": "each awaited by itself, to the actor with the fewest",
         },
     ),

@@ -72,7 +72,9 @@ def _compare(site: Site, wanted: Wanted) -> tuple[dict[str, Any], bool]:
     told = {
         "rows": table,
         "verdicts": found,
-        "settings": {who: peer.settings for who, peer in PEERS.items()},
+        "peers": {
+            who: {"settings": peer.settings, "pages": peer.pages} for who, peer in PEERS.items()
+        },
         "samples": [
             {"entry": entry, "durability": durability, "samples": each}
             for (durability, entry), each in samples.items()
