@@ -28,6 +28,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 @click.option("--model", is_flag=True, help="A real vLLM, and a load generator beside us.")
 @click.option("--profile", type=_FOLDER, help="Where the CPU goes; flame graphs into this folder.")
 @click.option("--actors", type=click.IntRange(1), default=1, help="Of --profile.")
+@click.option("--native", is_flag=True, help="Of --profile: functions in C, too.")
 @click.option(
     "--patience",
     "patience_s",

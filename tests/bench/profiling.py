@@ -4,7 +4,7 @@ import asyncio
 import string
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from msgspec import Struct
 PY_SPY = Path(sys.executable).with_name("py-spy")
 RECORD_S = 10
 HZ = 200
+FLAGS = ("--threads", "--function", "--full-filenames")
 FEED_EVERY_S = 0.2
 
 
@@ -32,9 +33,13 @@ class Profiled(Struct, frozen=True, kw_only=True):
 
 
 async def profile(
-    site: Site, plan: Plan, entry: Entry, folder: Path
+    site: Site, plan: Plan, entry: Entry, folder: Path, *, native: bool = False
 ) -> tuple[Sample, dict[str, Profiled]]:
-    """Return what our processes do under full load; flame graphs go to the folder."""
+    """Return what our processes do under full load; flame graphs go to the folder.
+
+    `native` takes functions in C into account, those of uvloop and of the C library above all.
+    """
+    flags = [*FLAGS, *(["--native"] if native else [])]
     async with site.model() as model, site.nats() as nats, linked(nats.urls) as link:
         place = Place(site=site, nats=nats, model=model, link=link, slots=plan.slots)
         await make_streams(place)
@@ -44,13 +49,13 @@ async def profile(
             async with running(place, entry) as contestant, asyncio.TaskGroup() as group:
                 await until_results(link, contestant)
                 feeding = group.create_task(_keep_feeding(place, queue, feeder, plan))
-                found = await _profile(place, contestant, plan, folder)
+                found = await _profile(place, contestant, plan, folder, flags)
                 feeding.cancel()
                 return found
 
 
 async def _profile(
-    place: Place, contestant: Running, plan: Plan, folder: Path
+    place: Place, contestant: Running, plan: Plan, folder: Path, flags: Sequence[str]
 ) -> tuple[Sample, dict[str, Profiled]]:
     await asyncio.sleep(plan.warm_s)
     pids = {name: group[0] for name, group in contestant.processes().items() if group}
@@ -60,7 +65,7 @@ async def _profile(
     sample = sample_of(place, contestant, before, after)
     for kind in ("raw", "flamegraph"):
         await asyncio.gather(
-            *(_record(pid, kind, _file(folder, n, kind)) for n, pid in pids.items())
+            *(_record(pid, kind, _file(folder, n, kind), flags) for n, pid in pids.items())
         )
     stacks = {name: _file(folder, name, "raw").read_text().splitlines() for name in pids}
     return sample, {
@@ -74,18 +79,10 @@ async def _profile(
     }
 
 
-async def _record(pid: int, kind: str, file: Path) -> None:
+async def _record(pid: int, kind: str, file: Path, flags: Sequence[str]) -> None:
     process = await asyncio.create_subprocess_exec(
         *(str(PY_SPY), "record", "--pid", str(pid), "--format", kind, "--output", str(file)),
-        *(
-            "--rate",
-            str(HZ),
-            "--duration",
-            str(RECORD_S),
-            "--threads",
-            "--function",
-            "--full-filenames",
-        ),
+        *("--rate", str(HZ), "--duration", str(RECORD_S), *flags),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )

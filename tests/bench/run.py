@@ -30,6 +30,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
     backlog: bool = False
     profile: Path | None = None
     actors: int = 1
+    native: bool = False
     model: bool = False
     patience_s: float = 0.0
 
@@ -38,7 +39,7 @@ def run(site: Site, wanted: Wanted) -> tuple[dict[str, Any], bool]:
     """Return all numbers, and whether what must hold does."""
     if wanted.profile:
         wanted.profile.mkdir(parents=True, exist_ok=True)
-        return uvloop.run(_profile(site, wanted.profile, wanted.actors)), True
+        return uvloop.run(_profile(site, wanted.profile, wanted)), True
     modes = (("saturation", saturation), ("scaling", scaling))
     outcomes = [uvloop.run(mode(site)) for name, mode in modes if getattr(wanted, name)]
     if wanted.backlog:
@@ -90,9 +91,9 @@ def _tell_modes(outcomes: list[Outcome]) -> tuple[dict[str, Any], bool]:
     return {"modes": outcomes, "verdicts": found}, passes(found)
 
 
-async def _profile(site: Site, folder: Path, actors: int) -> dict[str, Any]:
-    entry = Entry(who=OURS, workers=actors)
-    sample, found = await profile(site, Plan(), entry, folder)
+async def _profile(site: Site, folder: Path, wanted: Wanted) -> dict[str, Any]:
+    entry = Entry(who=OURS, workers=wanted.actors)
+    sample, found = await profile(site, Plan(), entry, folder, native=wanted.native)
     for name, each in found.items():
         show(*profile_tables(name, each))
     say(f"{sample.rate:,.0f} tasks/s, {sample.own_us:,.0f} us a task; flame graphs in {folder}")
