@@ -89,5 +89,5 @@ def rows(samples: Samples) -> list[Row]:
 
 
 def _line(entry: Entry, durability: Durability, sample: Sample) -> str:
-    who = f"{entry.label}, {entry.workers} workers, NATS {durability}"
+    who = f"{entry.label} x {entry.workers}, NATS {durability}"
     return f"  {who}: {sample.rate:,.0f} tasks/s, {sample.own_us:,.0f} us a task"
