@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from bench.compare import DURABLE, LINEUP, ONCE, QUICK, QUICK_PLAN, by_default, compare, rows
+from bench.compare import QUICK_PLAN, Samples, all_turns, by_default, compare, quick_turns, rows
 from bench.lineup import OURS, PEERS, Entry
 from bench.measure import Plan
 from bench.modes import Outcome, backlog, saturation, scaling
@@ -89,11 +89,15 @@ def _on_real_model(site: Site) -> Outcome:
 
 
 def _compare(site: Site, wanted: Wanted) -> tuple[dict[str, Any], bool]:
-    plan = Plan(patience_s=wanted.patience_s)
-    if wanted.quick:
-        samples = uvloop.run(compare(site, QUICK_PLAN, 1, QUICK))
-    else:
-        samples = uvloop.run(compare(site, plan, wanted.rounds, LINEUP, once=ONCE, durable=DURABLE))
+    samples: Samples = {}
+    plan = QUICK_PLAN if wanted.quick else Plan(patience_s=wanted.patience_s)
+    turns = quick_turns() if wanted.quick else all_turns(wanted.rounds)
+    is_whole = False
+    try:
+        uvloop.run(compare(site, plan, turns, samples))
+        is_whole = True
+    except KeyboardInterrupt:
+        say("Interrupted: this is what was measured until then.")
     # A short round shows that all of it works, not how fast it is.
     found = [] if wanted.quick else list(verdicts(by_default(samples)))
     table = rows(samples)
@@ -109,7 +113,7 @@ def _compare(site: Site, wanted: Wanted) -> tuple[dict[str, Any], bool]:
             for (durability, entry), each in samples.items()
         ],
     }
-    return told, passes(found)
+    return told, is_whole and passes(found)
 
 
 def _tell_modes(outcomes: list[Outcome]) -> tuple[dict[str, Any], bool]:

@@ -84,6 +84,7 @@ class Site:
         process = await asyncio.create_subprocess_exec(
             *tied(Path(sys.executable), "-m", "bench.stub", str(port_file), str(delay_s)),
             stdin=asyncio.subprocess.DEVNULL,
+            start_new_session=True,  # a Ctrl-C on the terminal is not meant for it
         )
         try:
             await until(port_file.exists, timeout_s=START_TIMEOUT_S)
