@@ -96,3 +96,10 @@ def test_nack_takes_its_resources_and_no_others():
     for resource in resources:
         resource["spec"]["preventDeletion"] = True
     assert len(list(schemas.custom_resources(resources))) == len(resources)
+
+
+@pytest.mark.parametrize("option", ["--dry-run", "--prune", "--json"])
+def test_printing_for_nack_goes_alone(option: str):
+    refused = CliRunner().invoke(commands, ["provision", "--print-nack", option])
+    assert refused.exit_code == 2
+    assert "--print-nack goes alone" in refused.output
