@@ -4,11 +4,11 @@ Two laws, of which the first holds wherever the server tells of its queue (`/met
 
 - By the queue. The server says how many requests it runs and how many wait. While more wait than
   it needs to stay full, each client comes down by the same factor, to its share of what the
-  server runs and a small queue. That is computed from what is under way at the reading and not
-  from the limit, so it does not come down again while the queue drains. While none waits, the
-  limit doubles, as soon as it is used up, until the first queue has been seen; then it grows to
-  its share of what the server is known to run. The last steps are of one, and so clients that know
-  nothing of each other come to equal shares: additive increase, multiplicative decrease.
+  server runs and half of the queue that it may have. That is computed from what is under way at the
+  reading and not from the limit, so it does not come down again while the queue drains. While none
+  waits, the limit doubles as soon as it is used up, until the first queue has been seen; later it
+  grows by what the server is known to have left. In between it goes up by one and down by a tenth,
+  and so clients that know nothing of each other come to equal shares.
 - By the pace, without such a server: `pace`.
 
 Above both stands a ceiling, which comes down with every burst of 429 and 503 and grows back slowly.
@@ -179,7 +179,7 @@ class InFlightLimit:
         known = max(self._runnings)
         queue = max(LEAST_QUEUE, QUEUE_SHARE * known)
         # Of a server behind a balancer these are one replica's, which does no harm to a ratio.
-        total = max(1.0, reading.running + reading.waiting, self.in_flight if not known else 0.0)
+        total = max(1.0, reading.running + reading.waiting)
         share = self.in_flight / total
         if reading.waiting > queue:
             self.is_new = False

@@ -4,9 +4,11 @@ The pace is seconds for each token of the answers, so that long answers are no s
 the mean of many requests against the best such mean so far. Netflix's gradient2 does that with
 bare latencies and lets the best drift to what is usual, which floods a server that is always
 overloaded, a little more each minute; Vegas counts all slowness as a queue, though a model server
-slows down by design while it works on more at a time, and so would keep it half empty. Therefore a
-cut is a question here: when the server makes fewer tokens a second for it, then it was not a queue
-that made it slow. The cut is taken back, and that pace counts as good from then on.
+slows down by design while it works on more at a time, and so would keep it half empty. Therefore
+much is tolerated here, and a cut is a question: when the pace stays as slow with half as much under
+way, then it was no queue of ours that made it slow. The cut is taken back, and that pace counts as
+good from then on. What the server makes a second would be no answer: of several clients, the one
+that asks for less gets less of it, however long the queue is.
 """
 
 from math import sqrt
