@@ -81,6 +81,7 @@ class Askers:
     async def start(self, asking: VLLMHTTPClient, count: int) -> None:
         await self._stack.enter_async_context(asking)
         self._tasks += [asyncio.create_task(self._ask(asking)) for _ in range(count)]
+        self._stack.push_async_callback(self.stop)  # else they would open the client again
 
     async def until_answered(self, count: int) -> None:
         goal = self.seen["answered"] + count
@@ -89,7 +90,7 @@ class Askers:
     async def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
-        await asyncio.wait(self._tasks)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _ask(self, asking: VLLMHTTPClient) -> None:
         while True:
@@ -112,7 +113,6 @@ async def test_two_clients_keep_an_overloaded_server_full_and_its_queue_short():
         await askers.until_answered(320)
         assert mean(watcher.waiting) < PLACES
         assert mean(watcher.busy) > 0.95
-        await askers.stop()
         assert askers.seen["failed"] == 0
 
 
@@ -133,7 +133,6 @@ async def test_rejections_are_few_where_nothing_but_they_tell_that_a_server_is_f
         asked = list(server.requests)[before:]
         assert sum(request.status == 503 for request in asked) < 0.1 * len(asked)
         assert mean(watcher.busy) > 0.8
-        await askers.stop()
 
 
 async def test_a_storm_of_429_is_left_to_blow_over_with_few_requests():
@@ -147,7 +146,6 @@ async def test_a_storm_of_429_is_left_to_blow_over_with_few_requests():
         server.behaviour = Behaviour(latency=Latency(first_token_ms=20))
         await askers.until_answered(100)
         await until(lambda: asking.room > 1)
-        await askers.stop()
 
 
 async def test_a_server_without_metrics_is_asked_for_them_once_and_given_all_there_is():
