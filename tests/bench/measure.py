@@ -14,7 +14,7 @@ from bench.load import Feeder, purge, stream_state
 from bench.peers.work import Task, request_of
 from bench.sample import Sample
 from bench.site import Durability, Model, Site
-from bench.usage import Usage, machine_busy_s, pss_bytes, ray_processes
+from bench.usage import Groups, Usage, machine_busy_s, pss_bytes, ray_daemons
 from msgspec import Struct
 from nats.aio.msg import Msg
 
@@ -145,11 +145,12 @@ class Look(Struct, frozen=True, kw_only=True):
 async def look(place: Place, contestant: Running) -> Look:
     results = await results_so_far(place.link)
     asked = await asked_so_far(place.model)
+    others = _others(place, contestant.processes()) | {DRIVER: [os.getpid()]}
     return Look(
         at_s=time.perf_counter(),
         results=results,
         asked=asked,
-        usage=contestant.usage(_others(place) | {DRIVER: [os.getpid()]}),
+        usage=contestant.usage(others),
         machine_s=machine_busy_s(),
     )
 
@@ -161,9 +162,8 @@ def sample_of(place: Place, contestant: Running, before: Look, after: Look) -> S
     used = after.usage.since(before.usage)
     strangers_s = after.machine_s - before.machine_s - sum(used.values())
     own = contestant.processes()
-    memory = {
-        name: pss_bytes(pids) / MEGABYTE for name, pids in (dict(own) | _others(place)).items()
-    }
+    groups = dict(own) | _others(place, own)
+    memory = {name: pss_bytes(pids) / MEGABYTE for name, pids in groups.items()}
     cpu_us = {name: seconds / tasks * 1e6 for name, seconds in used.items()}
     return Sample(
         tasks=tasks,
@@ -178,8 +178,8 @@ def sample_of(place: Place, contestant: Running, before: Look, after: Look) -> S
     )
 
 
-def _others(place: Place) -> dict[str, list[int]]:
-    return ray_processes() | {"nats": place.nats.pids, "model stub": [place.model.pid]}
+def _others(place: Place, own: Groups) -> dict[str, list[int]]:
+    return {"ray daemons": ray_daemons(own), "nats": place.nats.pids, "model": place.model.pids}
 
 
 async def results_so_far(link: Connection) -> int:

@@ -16,6 +16,7 @@ from bench.modes import Line, Outcome
 from bench.sample import Sample
 from bench.saying import say
 from bench.site import Model, Site
+from bench.usage import with_word
 from bench.verdict import Target, judge
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
@@ -60,7 +61,7 @@ BEST_GOODPUT = Target(
 
 async def real_model(site: Site, url: str) -> Outcome:
     """Measure our goodput against that of the same requests sent by themselves."""
-    model = Model(url=url, api_key=API_KEY, counts=False)
+    model = Model(url=url, pids=with_word("vllm"), api_key=API_KEY, counts=False)
     direct: list[float] = []
     ours: list[Sample] = []
     for _ in range(ROUNDS):

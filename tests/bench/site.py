@@ -39,7 +39,7 @@ class Model(Struct, frozen=True, kw_only=True):
     """A model server: a stub of one, or a real one."""
 
     url: str
-    pid: int = 0
+    pids: list[int] = []
     api_key: str = ""
     counts: bool = True  # whether it tells what it was asked
 
@@ -88,7 +88,7 @@ class Site:
         )
         try:
             await until(port_file.exists, timeout_s=START_TIMEOUT_S)
-            yield Model(url=f"http://127.0.0.1:{port_file.read_text()}", pid=process.pid)
+            yield Model(url=f"http://127.0.0.1:{port_file.read_text()}", pids=[process.pid])
         finally:
             process.kill()
             await process.wait()

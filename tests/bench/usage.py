@@ -59,14 +59,15 @@ def tree(pid: int) -> list[int]:
     return [pid, *descendants(pid)]
 
 
-def ray_processes() -> dict[str, list[int]]:
-    """Return Ray's own processes below this one: those that are nobody's actor or driver."""
-    workers = set(pids_named("ray::"))
-    return {"ray daemons": [pid for pid in _below_ray() if pid not in workers]}
+def with_word(word: str) -> list[int]:
+    """Return the processes below this one that have the word in their command line."""
+    return [pid for pid in descendants() if word in _read(f"/proc/{pid}/cmdline").lower()]
 
 
-def _below_ray() -> list[int]:
-    return [pid for pid in descendants() if "/ray/" in _read(f"/proc/{pid}/cmdline")]
+def ray_daemons(own: Groups) -> list[int]:
+    """Return Ray's own processes below this one: those that are not the contestant's."""
+    of_ray = {*with_word("/ray/"), *pids_named("ray::")}
+    return sorted(of_ray.difference(*own.values()))
 
 
 def _rollup(pid: int, field: str) -> int:
