@@ -12,10 +12,10 @@ from bench.lineup import FRESH_ACTOR, OURS, PEERS, TASKIQ, Entry
 from bench.load import Compose, plain_task, taskiq_task
 from bench.peers.work import Settings
 from bench.site import Model, Nats, Site
-from bench.usage import Groups, Usage, reaped_s, tree, usage
+from bench.usage import Groups, Usage, cpu_s, tree, usage
 from bench.wire import DURABLE, PEER_STREAM, PEER_SUBJECT
 from msgspec import Struct
-from support.processes import pids_named, pids_running
+from support.processes import pids_named
 from support.until import until
 
 from agent_actors.actor import ActorParts, ActorSettings
@@ -69,6 +69,7 @@ class Running:
         self._entry = entry
         self._process = process
         self._log_file = log_file
+        self._noted_s: dict[int, float] = {}
 
     def check(self) -> None:
         """Raise RuntimeError, with its last words, when it has ended."""
@@ -81,9 +82,13 @@ class Running:
         used = usage(dict(self.processes()) | others)
         if self._entry.who != FRESH_ACTOR:
             return used
-        # Its actors come and go as children of Ray's raylet, which sums up those that are gone.
-        gone_s = sum(map(reaped_s, pids_running("raylet")))
-        return Usage(cpu_s=used.cpu_s | {WORKERS: used.cpu_s[WORKERS] + gone_s})
+        self.note_usage()
+        return Usage(cpu_s=used.cpu_s | {WORKERS: sum(self._noted_s.values())})
+
+    def note_usage(self) -> None:
+        """Take note of what its workers have used, since they may be gone the next time."""
+        for pid in self.processes()[WORKERS]:
+            self._noted_s[pid] = max(cpu_s(pid), self._noted_s.get(pid, 0.0))
 
     def processes(self) -> Groups:
         """Return the processes that are there because of it."""

@@ -86,6 +86,8 @@ async def _measure(
     while (left_s := end_s - time.perf_counter()) > 0:
         await asyncio.sleep(min(left_s, 2 * POLL_S))
         await refill(place, queue, feeder, plan)
+        if is_slow:
+            contestant.note_usage()
     after = await look(place, contestant)
     sample = sample_of(place, contestant, before, after)
     await _check_results(place.link, entry)

@@ -36,12 +36,6 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
-def reaped_s(pid: int) -> float:
-    """Return the CPU time of the children of a process that have ended."""
-    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return (int(fields[13]) + int(fields[14])) / TICKS_PER_S if fields else 0.0
-
-
 def machine_busy_s() -> float:
     """Return the CPU time that everybody on this machine has used since it began."""
     user, nice, system, _, _, *rest = map(int, _read("/proc/stat").split("\n")[0].split()[1:])
