@@ -73,7 +73,7 @@ class Control:
         followed = FollowedConfig(config_file, partial(load_complete, config_file, os.environ))
         start = partial(start_service, provisions=provisions)
         self._kept = await asyncio.to_thread(KeptService, start, followed.load())
-        self._heard = _now()
+        self._heard = self._woken = _now()
         self._ending: Ending | None = None
         self._following = asyncio.create_task(self._kept.follow(followed))
         self._tasks = [
@@ -84,7 +84,10 @@ class Control:
         await self._until_it_works()
 
     async def check_health(self) -> None:
-        """Have Serve replace this replica when the supervisor is silent for long."""
+        """Have Serve replace this replica when the supervisor stays silent for long.
+
+        Raises ServiceUnreachable, or the bug that has ended something of the replica's own.
+        """
         for task in self._tasks:
             if task.done() and not task.cancelled():
                 task.result()
@@ -163,9 +166,10 @@ class Control:
 
     async def _wake(self) -> None:
         """Have a supervisor that hangs started anew; one that waits for room goes on waiting."""
-        log.warning("service.restarted", reason=self._silence)
-        self._heard = _now() - LATE_AFTER_S
-        await asyncio.to_thread(self._kept.service.restart)
+        if _now() - self._woken > SILENT_AFTER_S:
+            self._woken = _now()
+            log.warning("supervisor.restarted", reason=self._silence)
+            await asyncio.to_thread(self._kept.service.restart)
 
     @property
     def _silent_s(self) -> float:

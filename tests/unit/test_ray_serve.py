@@ -139,22 +139,25 @@ async def test_what_keeps_tasks_from_being_worked_on_makes_it_not_ready_and_not_
         await stage.control.check_health()
 
 
-async def test_a_silent_supervisor_is_started_anew_and_then_the_replica_is_replaced(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
+async def test_a_silent_supervisor_is_started_anew_and_the_replica_is_ill_until_it_answers(
+    stage: Stage,
 ):
     async with replica(stage):
         stage.service.is_silent = True
         assert await stage.reasons("/readyz") == ["the supervisor does not answer"]
         assert (await stage.get("/status"))[0] == 503
         await stage.control.check_health()
-        monkeypatch.setattr(ray_serve, "LATE_AFTER_S", -1.0)
-        (reason,) = await stage.reasons("/healthz")
-        assert reason.startswith("the supervisor has not answered for ")
-        assert stage.service.restarts == 0
-        monkeypatch.setattr(ray_serve, "SILENT_AFTER_S", -1.0)
-        with pytest.raises(ServiceUnreachable, match="has not answered for"):
-            await stage.control.check_health()
+        for name in ("_heard", "_woken"):
+            setattr(stage.control, name, getattr(stage.control, name) - 60)
+        assert await stage.reasons("/healthz") == ["the supervisor has not answered for 60 s"]
+        for _ in range(2):
+            with pytest.raises(ServiceUnreachable, match="has not answered for 60 s"):
+                await stage.control.check_health()
         assert stage.service.restarts == 1
+        stage.service.is_silent = False
+        await until(lambda: stage.control._silent_s < 1, timeout_s=5)
+        await stage.control.check_health()
+        assert await stage.reasons("/healthz") == []
 
 
 @pytest.mark.parametrize(
