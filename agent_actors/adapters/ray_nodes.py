@@ -11,9 +11,15 @@ from typing import Any, cast
 import ray as typed_ray
 from ray import _raylet as typed_raylet
 from ray.core.generated import autoscaler_pb2 as typed_pb2
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 
-from agent_actors.adapters.ray_runtime import QUICK_ANSWER_S, supervisors_in, this_node
+from agent_actors.adapters.ray_runtime import (
+    QUICK_ANSWER_S,
+    SupervisorName,
+    actors_in,
+    supervisors_in,
+    this_node,
+)
 from agent_actors.errors import ServiceUnreachable
 
 # Half of Ray's public functions have unknown parts in their types, what is compiled has none.
@@ -29,6 +35,7 @@ class ThisNode:
 
     def __init__(self) -> None:
         self.id = this_node()
+        self._left: set[str] | None = None
         self._gcs = raylet.GcsClient(address=ray.get_runtime_context().gcs_address)
 
     @property
@@ -63,18 +70,25 @@ class ThisNode:
         """Have those of this namespace leave, who finish what ends in time; return who is here.
 
         Returns at once: ask again until it is nobody. Raises ServiceUnreachable while no
-        supervisor answers, who all of them are in the care of.
+        supervisor answers, in whose care all others are.
         """
         there = supervisors_in(namespace)
-        answers: list[list[str]] = []
-        failure: Exception | None = None
-        for name in there:
-            try:
-                supervisor = ray.get_actor(str(name), namespace=namespace)
-                asked = supervisor.drain_node.remote(self.id, grace_s)
-                answers.append(ray.get(asked, timeout=QUICK_ANSWER_S))
-            except (RayError, ValueError) as error:
-                failure = error
-        if there and not answers:
-            raise ServiceUnreachable(f"the supervisor does not answer: {failure}") from failure
-        return sorted({name for answer in answers for name in answer})
+        answers = [self._asked(name, namespace, grace_s) for name in there]
+        heard = [answer for answer in answers if isinstance(answer, list)]
+        if heard or not there:
+            self._left = {name for answer in heard for name in answer}
+        elif any(isinstance(each, GetTimeoutError) for each in answers) or self._left is None:
+            raise ServiceUnreachable(f"the supervisor does not answer: {answers[0]}")
+        else:
+            # It has left this node, as the last one, and may have found no other.
+            self._left &= set(actors_in(namespace))
+        return sorted(self._left)
+
+    def _asked(
+        self, name: SupervisorName, namespace: str, grace_s: float
+    ) -> list[str] | RayError | ValueError:
+        try:
+            supervisor = ray.get_actor(str(name), namespace=namespace)
+            return ray.get(supervisor.drain_node.remote(self.id, grace_s), timeout=QUICK_ANSWER_S)
+        except (RayError, ValueError) as error:
+            return error

@@ -351,6 +351,11 @@ def supervisors_in(namespace: str) -> list[SupervisorName]:
     return [name for each in _names_in(namespace) if (name := SupervisorName.of(each))]
 
 
+def actors_in(namespace: str) -> list[str]:
+    """Return the ids of this namespace's actors."""
+    return [name for name in _names_in(namespace) if AGENT_ID.fullmatch(name)]
+
+
 async def build_supervisor(
     build_actor: BuildActor, name: SupervisorName, config: Config, *, provisions: bool = True
 ) -> SupervisorParts:
@@ -388,7 +393,7 @@ class RayRuntime:
 
     async def existing(self) -> list[str]:
         """Return the ids of all actors of this namespace. Raises ActorLost."""
-        return await _asked(lambda: _actors_in(self._namespace))
+        return await _asked(lambda: actors_in(self._namespace))
 
     async def find(self, agent_id: str) -> "RayActorHandle":
         """Return a handle on an actor that exists. Raises ActorLost when there is none."""
@@ -584,16 +589,12 @@ def _newest_supervisor(namespace: str) -> SupervisorName | None:
     return max(supervisors_in(namespace), default=None)
 
 
-def _actors_in(namespace: str) -> list[str]:
-    return [name for name in _names_in(namespace) if AGENT_ID.fullmatch(name)]
-
-
 def _names_in(namespace: str) -> list[str]:
     found = ray.util.list_named_actors(all_namespaces=True)
     return [actor["name"] for actor in found if actor["namespace"] == namespace]
 
 
 def _kill_actors(namespace: str) -> None:
-    for name in _actors_in(namespace):
+    for name in actors_in(namespace):
         with suppress(ValueError):  # it has just ended
             ray.kill(ray.get_actor(name, namespace=namespace), no_restart=True)

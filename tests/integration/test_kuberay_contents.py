@@ -211,9 +211,8 @@ async def test_a_second_generation_takes_over_under_load_and_the_first_one_ends(
         async with running(accounts, model_url, first=100) as green:
             await green.until_ready()
             old = blue.generation.cluster
-            ends = await asyncio.gather(*map(blue.generation.pre_stop, [*old.nodes, old.head]))
-            assert [code for code, _ in ends] == [0, 0, 0], ends
-            old.stop()
+            ended = await asyncio.gather(*map(blue.generation.end, [*old.nodes, old.head]))
+            assert [code for code, _ in ended] == [0, 0, 0], ended
             published = await load.stop(after=20)
             assert await green.announced() == dict.fromkeys(published, 1)
             assert await green.attempts(published) == {1}

@@ -131,6 +131,12 @@ class Generation:
         """Run the command that Kubernetes runs in a pod before it ends."""
         return await node.run(*self.contents.pre_stop, env=self.cluster.environment)
 
+    async def end(self, node: RayNode) -> tuple[int, str]:
+        """End a pod as Kubernetes does; its time of grace is over at once."""
+        told = await self.pre_stop(node)
+        node.kill()
+        return told
+
     async def application(self) -> dict[str, Any]:
         """Return what Serve says of the application."""
         told = await self._dashboard_says("GET")
