@@ -114,6 +114,7 @@ async def test_what_waits_is_given_back_when_no_other_actor_finds_room(
     setting.has_room.clear()
     await setting.supervisor.drain_node("a", 60)
     await setting.supervisor.drain_node("b", 60)
+    await until(lambda: {"dev-2", "dev-3"} <= setting.there, timeout_s=5)
     setting.source.deliver(delivery())
     await until(lambda: setting.wire.verbs == ["nak"], timeout_s=5)
     assert not setting.actors["dev-0"].held
