@@ -1,7 +1,7 @@
-"""The node of the Ray cluster that this process is on: closed to newcomers, and left by ours.
+"""Nodes of the Ray cluster: closed to newcomers, and left by whoever of ours is on them.
 
-Ray has the machinery of it, which its autoscaler and `ray start --block` use as well. A node that
-is closed goes away by itself once nobody is left on it.
+Ray has the machinery of closing, which its autoscaler and `ray start --block` use as well. A node
+that is closed goes away by itself once nobody at all is left on it.
 """
 
 import time
@@ -30,32 +30,35 @@ REASON = pb2.DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
 HEAD_RESOURCE = "node:__internal_head__"
 
 
-class ThisNode:
-    """The node of this process, which must be connected to Ray."""
+class Nodes:
+    """The nodes of the cluster that this process is connected to, and the one that it is on."""
 
-    def __init__(self) -> None:
-        self.id = this_node()
-        self._left: set[str] | None = None
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
         self._gcs = raylet.GcsClient(address=ray.get_runtime_context().gcs_address)
+        self._left: dict[str, set[str]] = {}
+        self.this = this_node()
 
     @property
     def is_head(self) -> bool:
         """Whether the GCS is here, which all others need."""
         return any(
-            node["NodeID"] == self.id and HEAD_RESOURCE in node["Resources"] for node in ray.nodes()
+            node["NodeID"] == self.this and HEAD_RESOURCE in node["Resources"]
+            for node in ray.nodes()
         )
 
-    def close(self, grace_s: float) -> None:
+    def close_this(self, grace_s: float) -> None:
         """Have Ray start nothing here any more. Raises ServiceUnreachable."""
         deadline_ms = int((time.time() + grace_s) * 1000)
+        reason = "agent-actors drain --node"
         try:
-            is_taken, reason = self._gcs.drain_node(
-                self.id, REASON, "agent-actors drain --node", deadline_ms, timeout=QUICK_ANSWER_S
+            is_taken, refusal = self._gcs.drain_node(
+                self.this, REASON, reason, deadline_ms, timeout=QUICK_ANSWER_S
             )
         except RayError as error:
             raise ServiceUnreachable(f"Ray does not close the node: {error}") from error
         if not is_taken:
-            raise ServiceUnreachable(f"Ray does not close the node: {reason}")
+            raise ServiceUnreachable(f"Ray does not close the node: {refusal}")
 
     def others_closed(self) -> Collection[str]:
         """Return the other nodes that are there, but closed. Raises ServiceUnreachable."""
@@ -64,31 +67,31 @@ class ThisNode:
             there = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         except RayError as error:
             raise ServiceUnreachable(f"Ray does not tell of its nodes: {error}") from error
-        return (there & set(closed)) - {self.id}
+        return (there & set(closed)) - {self.this}
 
-    def left(self, namespace: str, grace_s: float) -> list[str]:
-        """Have those of this namespace leave, who finish what ends in time; return who is here.
+    def left(self, node: str, grace_s: float) -> list[str]:
+        """Have those of ours leave a closed node; return who is there still, at once.
 
-        Returns at once: ask again until it is nobody. Raises ServiceUnreachable while no
-        supervisor answers, in whose care all others are.
+        They finish what ends in time: ask again until it is nobody. Raises ServiceUnreachable while
+        no supervisor answers, in whose care all others are.
         """
-        there = supervisors_in(namespace)
-        answers = [self._asked(name, namespace, grace_s) for name in there]
+        there = supervisors_in(self._namespace)
+        answers = [self._asked(name, node, grace_s) for name in there]
         heard = [answer for answer in answers if isinstance(answer, list)]
         if heard or not there:
-            self._left = {name for answer in heard for name in answer}
-        elif any(isinstance(each, GetTimeoutError) for each in answers) or self._left is None:
+            self._left[node] = {name for answer in heard for name in answer}
+        elif node not in self._left or any(isinstance(each, GetTimeoutError) for each in answers):
             raise ServiceUnreachable(f"the supervisor does not answer: {answers[0]}")
         else:
-            # It has left this node, as the last one, and may have found no other.
-            self._left &= set(actors_in(namespace))
-        return sorted(self._left)
+            # It has left its node, as the last one, and may have found no other.
+            self._left[node] &= set(actors_in(self._namespace))
+        return sorted(self._left[node])
 
     def _asked(
-        self, name: SupervisorName, namespace: str, grace_s: float
+        self, name: SupervisorName, node: str, grace_s: float
     ) -> list[str] | RayError | ValueError:
         try:
-            supervisor = ray.get_actor(str(name), namespace=namespace)
-            return ray.get(supervisor.drain_node.remote(self.id, grace_s), timeout=QUICK_ANSWER_S)
+            supervisor = ray.get_actor(str(name), namespace=self._namespace)
+            return ray.get(supervisor.drain_node.remote(node, grace_s), timeout=QUICK_ANSWER_S)
         except (RayError, ValueError) as error:
             return error

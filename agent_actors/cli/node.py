@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import click
 
-from agent_actors.adapters.ray_nodes import ThisNode
+from agent_actors.adapters.ray_nodes import Nodes
 from agent_actors.cli.failure import UNREACHABLE
 from agent_actors.cli.running import connected_ray
 from agent_actors.config import Config
@@ -33,11 +33,11 @@ def drain_node(config: Config, grace_s: float | None) -> None:
     longest_s = max(pool.task_timeout_s for pool in config.pools.values())
     limit_s = longest_s if grace_s is None else grace_s
     with _connected_soon(config):
-        node = ThisNode()
-        if node.is_head:
-            _wait_for_others(node, limit_s + MARGIN_S)
+        nodes = Nodes(config.ray.namespace)
+        if nodes.is_head:
+            _wait_for_others(nodes, limit_s + MARGIN_S)
         else:
-            _leave(node, config.ray.namespace, limit_s)
+            _leave(nodes, limit_s)
 
 
 @contextmanager
@@ -63,15 +63,15 @@ def _give_up() -> None:
     os._exit(UNREACHABLE)
 
 
-def _leave(node: ThisNode, namespace: str, grace_s: float) -> None:
-    """Close the node, and wait until nobody of ours is left on it."""
+def _leave(nodes: Nodes, grace_s: float) -> None:
+    """Close this node, and wait until nobody of ours is left on it."""
     began = heard = time.monotonic()
-    node.close(grace_s)
+    nodes.close_this(grace_s)
     told: list[str] = []
     while True:
         now = time.monotonic()
         try:
-            left = node.left(namespace, max(0.0, began + grace_s - now))
+            left = nodes.left(nodes.this, max(0.0, began + grace_s - now))
         except ServiceUnreachable:
             if now - heard > LOST_AFTER_S:
                 raise
@@ -88,15 +88,22 @@ def _leave(node: ThisNode, namespace: str, grace_s: float) -> None:
     click.echo("Nothing of the service is on this node.", err=True)
 
 
-def _wait_for_others(node: ThisNode, limit_s: float) -> None:
-    """Keep the head while other nodes are being drained: they need it for that."""
+def _wait_for_others(nodes: Nodes, limit_s: float) -> None:
+    """Keep the head while others leave their nodes: they need it for that."""
     began = time.monotonic()
     waits = False
-    while time.monotonic() - began < limit_s:
-        others = node.others_closed()
-        if others and not waits:
-            click.echo(f"The head stays while {len(others)} nodes are being drained.", err=True)
-        waits = waits or bool(others)
-        if not others and (waits or time.monotonic() - began > OTHERS_BEGIN_WITHIN_S):
+    while (passed_s := time.monotonic() - began) < limit_s:
+        busy = {node for node in nodes.others_closed() if _is_busy(nodes, node, limit_s)}
+        if busy and not waits:
+            click.echo("The head stays while other nodes are being drained.", err=True)
+            waits = True
+        if not busy and (waits or passed_s > OTHERS_BEGIN_WITHIN_S):
             return
         time.sleep(ASK_EVERY_S)
+
+
+def _is_busy(nodes: Nodes, node: str, limit_s: float) -> bool:
+    try:
+        return bool(nodes.left(node, limit_s))
+    except ServiceUnreachable:
+        return True

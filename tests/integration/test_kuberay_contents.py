@@ -4,6 +4,8 @@ The NATS has the users and permissions that are shipped for it.
 """
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from http import HTTPStatus
@@ -66,6 +68,9 @@ class ServiceInPods(SeenService):
 
     async def until_not_ready(self, reason: str) -> None:
         await self._until_told("/readyz", HTTPStatus.SERVICE_UNAVAILABLE, reason)
+
+    async def until_ill(self, reason: str) -> None:
+        await self._until_told("/healthz", HTTPStatus.SERVICE_UNAVAILABLE, reason)
 
     async def until_wanted(self, actors: int) -> None:
         await self._until_told("/status", HTTPStatus.OK, f"'wanted': {actors},")
@@ -198,6 +203,23 @@ async def test_nothing_is_lost_with_a_worker_that_is_killed_or_a_gcs_that_comes_
         assert await service.attempts(away) == {1}
         gcs.start()
         await service.until_ready()
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(300)
+async def test_a_supervisor_that_hangs_is_told_of_and_started_anew(
+    accounts: GuardedAccounts, model_url: str
+):
+    async with running(accounts, model_url) as service:
+        await service.until_ready()
+        node = service.supervisors_node
+        (hung,) = node.pids(SUPERVISOR)
+        os.kill(hung, signal.SIGSTOP)
+        await service.until_ill("has not answered")
+        await until(lambda: hung not in node.pids(SUPERVISOR), timeout_s=READY_WITHIN_S)
+        await service.until_ready()
+        await service.begin(tasks("after"))
+        assert await service.announced() == dict.fromkeys(tasks("after"), 1)
 
 
 @pytest.mark.nightly
