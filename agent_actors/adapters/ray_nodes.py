@@ -75,7 +75,10 @@ class Nodes:
         They finish what ends in time: ask again until it is nobody. Raises ServiceUnreachable while
         no supervisor answers, in whose care all others are.
         """
-        there = supervisors_in(self._namespace)
+        try:
+            there = supervisors_in(self._namespace)
+        except RayError as error:
+            raise ServiceUnreachable(f"Ray does not tell of its actors: {error}") from error
         answers = [self._asked(name, node, grace_s) for name in there]
         heard = [answer for answer in answers if isinstance(answer, list)]
         if heard or not there:
