@@ -76,9 +76,13 @@ class Nodes:
         no supervisor answers, in whose care all others are.
         """
         try:
-            there = supervisors_in(self._namespace)
+            self._ask(node, grace_s)
         except RayError as error:
             raise ServiceUnreachable(f"Ray does not tell of its actors: {error}") from error
+        return sorted(self._left[node])
+
+    def _ask(self, node: str, grace_s: float) -> None:
+        there = supervisors_in(self._namespace)
         answers = [self._asked(name, node, grace_s) for name in there]
         heard = [answer for answer in answers if isinstance(answer, list)]
         if heard or not there:
@@ -88,7 +92,6 @@ class Nodes:
         else:
             # It has left its node, as the last one, and may have found no other.
             self._left[node] &= set(actors_in(self._namespace))
-        return sorted(self._left[node])
 
     def _asked(
         self, name: SupervisorName, node: str, grace_s: float
