@@ -165,7 +165,10 @@ class Control:
         log.warning("service.ended", reason=ENDED[self._ending])
 
     async def _wake(self) -> None:
-        """Have a supervisor that hangs started anew; one that waits for room goes on waiting."""
+        """Have a supervisor that hangs started anew; one that waits for room goes on waiting.
+
+        Ray reaches one whose code hangs; one that the kernel has frozen on another node it may not.
+        """
         if _now() - self._woken > SILENT_AFTER_S:
             self._woken = _now()
             log.warning("supervisor.restarted", reason=self._silence)
