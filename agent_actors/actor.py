@@ -10,6 +10,7 @@ import os
 import uuid
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
 
@@ -66,13 +67,18 @@ def _no_trouble() -> str:
     return ""
 
 
+async def _no_lane(_answer: Callable[[bytes], Awaitable[bytes]]) -> str:
+    return ""
+
+
 class ActorParts(Struct, frozen=True, kw_only=True):
     """What an actor is made of: the settlement with its adapters, and how to close them.
 
     `watch_model` takes whom to tell whether the model is away, at once and at each change; `model`
     says how many tasks may ask it at a time.
     `sandbox` says what confines the commands of its tools, or why nothing does; `trouble` what
-    NATS does not do just now, and why.
+    NATS does not do just now, and why. `open_lane` has requests over NATS answered, and returns
+    where they are to be sent.
     """
 
     settle: Settle
@@ -82,6 +88,46 @@ class ActorParts(Struct, frozen=True, kw_only=True):
     model: ModelRoom = AnyRoom()
     sandbox: str = ""
     trouble: Callable[[], str] = _no_trouble
+    open_lane: Callable[[Callable[[bytes], Awaitable[bytes]]], Awaitable[str]] = _no_lane
+
+
+class News:
+    """What one supervisor is to hear: each settled delivery, until it is known to have."""
+
+    def __init__(self) -> None:
+        self._fresh: list[str] = []
+        self._told: list[str] = []
+        self._number = 0
+        self._arrived = asyncio.Event()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether something has not been told yet."""
+        return bool(self._fresh)
+
+    def note(self, id_: str) -> None:
+        """Have it told."""
+        self._fresh.append(id_)
+        self._arrived.set()
+
+    async def wait(self, heard: int | None) -> None:
+        """Return when there is something to tell to one who has heard so much."""
+        while not self._fresh and self._has_heard(heard):
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    def tell(self, heard: int | None) -> tuple[int, list[str]]:
+        """Return what is to be told now, and the number of this answer."""
+        if self._has_heard(heard):
+            self._told = []
+        if self._fresh:
+            self._told += (id_ for id_ in self._fresh if id_ != OTHER_NEWS)
+            self._fresh.clear()
+            self._number += 1
+        return self._number, list(self._told)
+
+    def _has_heard(self, heard: int | None) -> bool:
+        return heard is None or heard == self._number
 
 
 class Held(Struct, frozen=True):
@@ -108,7 +154,7 @@ class AgentActor:
         self._poll_s = min(LONGEST_POLL_S, settings.pool.hang_timeout_s / POLLS_BEFORE_HUNG)
         self._version = 0
         self._held: dict[str, Held] = {}
-        self._news: defaultdict[str, asyncio.Queue[str]] = defaultdict(asyncio.Queue)
+        self._news: defaultdict[str, News] = defaultdict(News)
         self._stop: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
         self._model: ModelRoom = AnyRoom()
@@ -129,7 +175,7 @@ class AgentActor:
     async def hello(self, supervisor_id: str) -> ActorReport:
         """Answer once everything is connected: my slots, and what I hold of yours."""
         parts = await asyncio.shield(self._parts)
-        self._news[supervisor_id] = asyncio.Queue()  # a poll of its predecessor gets nothing more
+        self._news[supervisor_id] = News()  # a poll of its predecessor gets nothing more
         mine = [held.delivery for held in self._held.values() if held.owner == supervisor_id]
         return self._report(
             held=mine,
@@ -158,17 +204,18 @@ class AgentActor:
             taken += 1
         return self._report(refused=[delivery.id for delivery in batch[taken:]])
 
-    async def completions(self, supervisor_id: str) -> ActorReport:
-        """Return all that was settled since the last call; wait a while for news of any kind."""
+    async def completions(self, supervisor_id: str, heard: int | None = None) -> ActorReport:
+        """Return all that was settled since the last call; wait a while for news of any kind.
+
+        `heard` is the `number` of the last answer that came: what others told meanwhile is told
+        again. Without it all have come.
+        """
         news = self._news[supervisor_id]
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(self._poll_s):
-                finished = [await news.get()]
-        except TimeoutError:
-            return self._report()
-        while not news.empty():
-            finished.append(news.get_nowait())
-        return self._report(finished=[id_ for id_ in finished if id_ != OTHER_NEWS])
+                await news.wait(heard)
+        number, finished = news.tell(heard)
+        return self._report(finished=finished, number=number)
 
     async def stop(self, grace_s: float) -> None:
         """Take nothing more, finish what ends within `grace_s`, give back the rest, close.
@@ -248,8 +295,8 @@ class AgentActor:
     def _tell(self) -> None:
         self._version += 1
         for news in self._news.values():
-            if news.empty():  # whoever gets what is there hears this, too
-                news.put_nowait(OTHER_NEWS)
+            if not news.is_there:  # whoever gets what is there hears this, too
+                news.note(OTHER_NEWS)
 
     def _take(self, owner: str, delivery: Delivery, settle: Settle) -> None:
         self._version += 1
@@ -273,7 +320,7 @@ class AgentActor:
         held.asker.leave()
         self._free_bytes += delivery.size_bytes
         self._alone = False  # it was the only one, if it was alone
-        self._news[held.owner].put_nowait(delivery.id)
+        self._news[held.owner].note(delivery.id)
         if self._unable:
             log.error("task.unsettled", stream_seq=delivery.source.stream_seq, error=str(error))
         elif error:

@@ -10,6 +10,7 @@ from agent_actors.actor import ActorParts
 from agent_actors.adapters.jetstream.artifacts import JetStreamArtifacts
 from agent_actors.adapters.jetstream.cancels import hear_cancelled
 from agent_actors.adapters.jetstream.connection import connect
+from agent_actors.adapters.jetstream.lanes import open_lane
 from agent_actors.adapters.jetstream.publishing import NATSEvents, NATSResultPublisher
 from agent_actors.adapters.jetstream.records import JetStreamLedger
 from agent_actors.adapters.jetstream.tasks import JetStreamAcks, JetStreamTaskQueue
@@ -78,6 +79,7 @@ async def build_agent_actor(settings: ActorSettings) -> ActorParts:
         model=client,
         sandbox=workbench.sandbox,
         trouble=partial(connection.trouble, TROUBLE_ACK_WAITS * settings.pool.ack_wait_s),
+        open_lane=partial(open_lane, connection),
     )
 
 

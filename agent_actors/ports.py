@@ -439,10 +439,11 @@ class ActorReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     endpoints can be reached. `alone`: what it holds is to have no company. `stopping`: it takes
     nothing more, and will end. `trouble`: what keeps it from working, or what NATS does not do for
     it; `unable`: so its newest task could not be settled and stays in the queue. `endpoints` are
-    told once a second, else none. `node`, the id of the cluster's node that it is on, is filled by
-    `look` and `hello`; `held`, `sandbox`, `process` (as `processes` tells it), `built_from` (as in
-    `ActorSettings`), `hang_timeout_s`, by which it answers, and `package`, the version of its code,
-    by `hello` only.
+    told once a second, else none. `number` counts the answers that told one supervisor something.
+    `node`, the id of the cluster's node that it is on, is filled by `look` and `hello`; `held`,
+    `sandbox`, `process` (as `processes` tells it), `built_from` (as in `ActorSettings`),
+    `hang_timeout_s`, by which it answers, `package`, the version of its code, and `lane`, where it
+    can be asked over NATS, by `hello` only.
     """
 
     incarnation: str
@@ -460,6 +461,7 @@ class ActorReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     refused: list[str] = []
     finished: list[str] = []
     endpoints: list[EndpointStatus] = []
+    number: int = 0
     node: str = ""
     held: list[Delivery] = []
     sandbox: str = ""
@@ -467,6 +469,7 @@ class ActorReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     built_from: str = ""
     hang_timeout_s: float = 0.0
     package: str = ""
+    lane: str = ""
 
 
 class ActorSettings(Struct, frozen=True, kw_only=True):

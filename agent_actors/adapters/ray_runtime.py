@@ -17,16 +17,18 @@ from typing import Any, NamedTuple, cast
 import msgspec
 import ray as typed_ray
 import structlog
+from msgspec import Struct
 from msgspec.structs import replace
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
 
 from agent_actors import __version__
-from agent_actors.actor import AgentActor
+from agent_actors.actor import ActorParts, AgentActor
 from agent_actors.actor import Build as BuildActor
 from agent_actors.adapters.jetstream.arranging import ConsumerArrangement, nothing_to_arrange
 from agent_actors.adapters.jetstream.cancels import tell_cancelled
-from agent_actors.adapters.jetstream.connection import connect
+from agent_actors.adapters.jetstream.connection import Connection, connect
 from agent_actors.adapters.jetstream.control import serve_control
+from agent_actors.adapters.jetstream.lanes import Lane
 from agent_actors.adapters.jetstream.records import JetStreamLedger
 from agent_actors.adapters.jetstream.sizes import JetStreamSizes
 from agent_actors.adapters.jetstream.streams import tasks_by_subject
@@ -54,6 +56,11 @@ RESTART_PAUSE_S = 0.1
 # For taking deliveries, which an actor does at once. Whether it hangs is found by its silence
 # in `completions` (`watching`), much earlier.
 SUBMIT_TIMEOUT_S = 30.0
+# What is not answered by a lane in so long is asked through Ray, and so is all for a while then.
+# An actor answers a poll within a third of the time after which it counts as hung.
+LANE_SUBMIT_S = 2.0
+LANE_SHARE_OF_HANG = 0.5
+LANE_SHUT_S = 5.0
 HAND_OVER_TIMEOUT_S = 15.0
 # For an answer that a supervisor which has a process gives at once.
 QUICK_ANSWER_S = 3.0
@@ -85,12 +92,32 @@ class SupervisorName(NamedTuple):
         return cls(int(number), digest) if is_one else None
 
 
+class Submission(Struct, frozen=True, array_like=True, tag="submit"):
+    """What `submit` takes, by a lane."""
+
+    supervisor_id: str
+    batch: list[Delivery]
+    alone: bool = False
+
+
+class Poll(Struct, frozen=True, array_like=True, tag="completions"):
+    """What `completions` takes, by a lane."""
+
+    supervisor_id: str
+    heard: int
+
+
+_request = msgspec.msgpack.Decoder(Submission | Poll)
+
+
 class AgentActorProcess:
     """An AgentActor as Ray runs it. Its words are bytes, which other versions of us understand."""
 
     def __init__(self, settings: ActorSettings, build: BuildActor) -> None:
-        self._actor = AgentActor(settings, build)
+        self._lane = ""
+        self._watchers: dict[str, asyncio.Event] = {}
         self._node = this_node()
+        self._actor = AgentActor(settings, partial(self._built, build))
 
     async def look(self) -> bytes:
         """Answer at once."""
@@ -98,20 +125,42 @@ class AgentActorProcess:
 
     async def hello(self, supervisor_id: str) -> bytes:
         """Answer once everything is connected."""
-        return _pack(replace(await self._actor.hello(supervisor_id), node=self._node))
+        report = await self._actor.hello(supervisor_id)
+        return _pack(replace(report, node=self._node, lane=self._lane))
 
     async def submit(self, supervisor_id: str, batch: bytes, *, alone: bool = False) -> bytes:
         """Take deliveries."""
         deliveries = _batch.decode(batch)
         return _pack(await self._actor.submit(supervisor_id, deliveries, alone=alone))
 
-    async def completions(self, supervisor_id: str) -> bytes:
+    async def completions(self, supervisor_id: str, heard: int | None = None) -> bytes:
         """Tell what is settled, when something is."""
-        return _pack(await self._actor.completions(supervisor_id))
+        return _pack(await self._actor.completions(supervisor_id, heard))
+
+    async def live(self, supervisor_id: str) -> None:
+        """Stay, until this is called anew: whoever waits for it hears when this process dies."""
+        if before := self._watchers.get(supervisor_id):
+            before.set()
+        ended = self._watchers[supervisor_id] = asyncio.Event()
+        await ended.wait()
 
     async def stop(self, grace_s: float) -> None:
         """Finish, give back, close."""
         await self._actor.stop(grace_s)
+
+    async def _built(self, build: BuildActor, settings: ActorSettings) -> ActorParts:
+        parts = await build(settings)
+        self._lane = await parts.open_lane(self._answer)
+        return parts
+
+    async def _answer(self, request: bytes) -> bytes:
+        """Answer what comes by the lane, as a call through Ray is answered."""
+        asked: Submission | Poll = _request.decode(request)
+        if isinstance(asked, Submission):
+            return _pack(
+                await self._actor.submit(asked.supervisor_id, asked.batch, alone=asked.alone)
+            )
+        return _pack(await self._actor.completions(asked.supervisor_id, asked.heard))
 
 
 RemoteSupervisor = ray.remote(Supervisor)
@@ -371,7 +420,7 @@ async def build_supervisor(
         sizes=JetStreamSizes(connection, config.ray.namespace),
         max_payload_bytes=connection.nc.max_payload,
         acks=JetStreamAcks(connection),
-        runtime=RayRuntime(config.ray.namespace, build_actor),
+        runtime=RayRuntime(config.ray.namespace, build_actor, connection),
         take_over=partial(_take_over, name, config.ray.namespace),
         open_source=partial(PullConsumer.open, connection),
         arrange=consumers.step if provisions else nothing_to_arrange,
@@ -386,9 +435,10 @@ async def build_supervisor(
 class RayRuntime:
     """Where a supervisor's actors come from."""
 
-    def __init__(self, namespace: str, build_actor: BuildActor) -> None:
+    def __init__(self, namespace: str, build_actor: BuildActor, connection: Connection) -> None:
         self._namespace = namespace
         self._build_actor = build_actor
+        self._connection = connection
         self._starting: dict[str, asyncio.Future[Any]] = {}
 
     async def existing(self) -> list[str]:
@@ -400,7 +450,7 @@ class RayRuntime:
         if starting := self._starting.get(agent_id):
             await asyncio.wait([starting])
         find = partial(ray.get_actor, agent_id, namespace=self._namespace)
-        return RayActorHandle(await _asked(find))
+        return RayActorHandle(await _asked(find), self._connection)
 
     async def start(self, settings: ActorSettings) -> "RayActorHandle":
         """Return a handle on the actor of this id, starting it if there is none.
@@ -417,7 +467,7 @@ class RayRuntime:
         starting = asyncio.ensure_future(_asked(start))
         self._starting[settings.agent_id] = starting
         starting.add_done_callback(partial(self._started, settings.agent_id))
-        return RayActorHandle(await asyncio.shield(starting))
+        return RayActorHandle(await asyncio.shield(starting), self._connection)
 
     async def lacking(self, resources: Resources) -> str:
         """Return in words what an actor that asks for so much waits for."""
@@ -434,10 +484,19 @@ class RayRuntime:
 
 
 class RayActorHandle:
-    """One actor, over Ray. Every verb raises ActorLost when it does not answer."""
+    """One actor, over Ray; what is asked often goes by a lane over NATS, once the actor has one.
 
-    def __init__(self, actor: Any) -> None:  # noqa: ANN401 - Ray's handles are untyped
+    Every verb raises ActorLost when the actor does not answer.
+    """
+
+    def __init__(self, actor: Any, connection: Connection) -> None:  # noqa: ANN401 - Ray's handles are untyped
         self._actor = actor
+        self._connection = connection
+        self._lane: Lane | None = None
+        self._life: asyncio.Future[None] | None = None
+        self._poll_within_s = 0.0
+        self._shut_until = 0.0
+        self._heard = 0
 
     async def look(self) -> ActorReport:
         """Return what the actor is, as soon as it has a process."""
@@ -445,19 +504,35 @@ class RayActorHandle:
 
     async def hello(self, supervisor_id: str) -> ActorReport:
         """Return the actor's slots and what it holds of this supervisor's deliveries."""
-        return _report.decode(await self._call(None, self._actor.hello.remote, supervisor_id))
+        report = _report.decode(await self._call(None, self._actor.hello.remote, supervisor_id))
+        self._heard = report.number
+        if report.lane and not self._life:
+            self._lane = Lane(self._connection, report.lane)
+            self._poll_within_s = LANE_SHARE_OF_HANG * report.hang_timeout_s
+            live = self._call(None, self._actor.live.remote, supervisor_id)
+            self._life = asyncio.ensure_future(live)
+            self._life.add_done_callback(_hear)
+        return report
 
     async def submit(
         self, supervisor_id: str, batch: Sequence[Delivery], *, alone: bool = False
     ) -> ActorReport:
-        """Hand over deliveries."""
+        """Hand over deliveries; those that the actor has already it does not take twice."""
+        request = Submission(supervisor_id, list(batch), alone)
+        if report := await self._by_lane(request, LANE_SUBMIT_S):
+            return report
         submit = partial(self._actor.submit.remote, alone=alone)
         packed = _pack(batch)
         return _report.decode(await self._call(SUBMIT_TIMEOUT_S, submit, supervisor_id, packed))
 
     async def completions(self, supervisor_id: str) -> ActorReport:
         """Wait for news."""
-        return _report.decode(await self._call(None, self._actor.completions.remote, supervisor_id))
+        report = await self._by_lane(Poll(supervisor_id, self._heard), self._poll_within_s)
+        if not report:
+            poll = partial(self._actor.completions.remote, supervisor_id, self._heard)
+            report = _report.decode(await self._call(None, poll))
+        self._heard = report.number
+        return report
 
     async def kill(self) -> None:
         """End the actor's process; Ray starts another."""
@@ -475,6 +550,25 @@ class RayActorHandle:
         """End the actor at once and for good."""
         await _asked(partial(ray.kill, self._actor, no_restart=True))
 
+    async def _by_lane(self, request: Submission | Poll, within_s: float) -> ActorReport | None:
+        """Return the answer that comes by the lane; None when Ray is to be asked instead."""
+        now = asyncio.get_running_loop().time()
+        if not self._lane or not self._life or self._life.done() or now < self._shut_until:
+            return None
+        asked = asyncio.ensure_future(self._lane.ask(_pack(request), within_s))
+        try:
+            await asyncio.wait({asked, self._life}, return_when=asyncio.FIRST_COMPLETED)
+            if not asked.done():
+                self._life.result()  # the actor has died, or a later handle watches it
+                return None
+            answer = asked.result()
+        finally:
+            asked.cancel()
+        if answer is None:
+            self._shut_until = asyncio.get_running_loop().time() + LANE_SHUT_S
+            return None
+        return _report.decode(answer)
+
     async def _call(self, timeout_s: float | None, verb: Any, *args: Any) -> Any:  # noqa: ANN401 - Ray's methods are untyped
         try:
             async with asyncio.timeout(timeout_s):
@@ -483,6 +577,11 @@ class RayActorHandle:
             raise ActorLost(_first_line(error)) from error
         except TimeoutError as error:
             raise ActorLost(f"no answer within {timeout_s:g} s") from error
+
+
+def _hear(life: asyncio.Future[None]) -> None:
+    if not life.cancelled():
+        life.exception()  # whoever waits is told; nobody may
 
 
 def _options(name: str, namespace: str, resources: Resources) -> dict[str, Any]:

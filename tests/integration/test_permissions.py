@@ -31,6 +31,7 @@ from agent_actors.adapters.jetstream.cancels import hear_cancelled, tell_cancell
 from agent_actors.adapters.jetstream.connection import Connection, connect
 from agent_actors.adapters.jetstream.control import serve_control
 from agent_actors.adapters.jetstream.feeds import LiveFeed
+from agent_actors.adapters.jetstream.lanes import Lane, open_lane
 from agent_actors.adapters.jetstream.publishing import NATSEvents
 from agent_actors.adapters.jetstream.records import JetStreamLedger
 from agent_actors.adapters.jetstream.sizes import JetStreamSizes
@@ -197,6 +198,16 @@ async def tell_of_a_cancel(stage: Stage) -> None:
     await asyncio.wait_for(heard.wait(), stage.within_s)
 
 
+async def ask_by_lane(stage: Stage) -> None:
+    link = await stage.link("service")
+    lane = await open_lane(link, echo)
+    assert await Lane(link, lane).ask(b"news?", stage.within_s) == b"news?", "not to be asked"
+
+
+async def echo(request: bytes) -> bytes:
+    return request
+
+
 async def count_tasks(stage: Stage) -> None:
     assert await tasks_by_subject(await stage.link("service")) is not None, "not to be asked"
 
@@ -309,6 +320,7 @@ NEEDED: dict[str, dict[str, dict[str, Probe]]] = {
             "agent.deadletter.*": partial(store, subject="agent.deadletter.dev"),
             "agent.events.*.*": partial(tell_an_event, to="client"),
             "agent.cancel.*": tell_of_a_cancel,
+            "_INBOX_service.>": ask_by_lane,
             "$JS.API.STREAM.INFO.AGENT_TASKS": count_tasks,
             **{
                 f"$JS.API.STREAM.INFO.{stream}": partial(miss_a_stream, stream=stream)
@@ -522,7 +534,8 @@ PUBLISHERS: dict[str, frozenset[str]] = {
         "$JS.API.STREAM.CREATE.OTHER": "",
         "$JS.API.STREAM.INFO.OTHER": "",
         "_INBOX_nobody.x": "",
-        **{f"_INBOX_{user}.x": "" for user in ("service", "provisioner", "operator", "client")},
+        "_INBOX_service.x": "service",
+        **{f"_INBOX_{user}.x": "" for user in ("provisioner", "operator", "client")},
         **{f"$JS.API.STREAM.INFO.{stream}": "service provisioner" for stream in STREAMS},
         **{
             f"$JS.API.STREAM.{verb}.{stream}": "provisioner"

@@ -50,6 +50,10 @@ class Work:
             raise self.failures[delivery.id]
         return "completed"
 
+    async def end(self, delivery: Delivery) -> None:
+        await until(lambda: delivery.id in self.gates)
+        self.gates[delivery.id].set()
+
     def give_back(self) -> None:
         for gate in self.gates.values():
             gate.set()
@@ -241,6 +245,28 @@ async def test_completions_wait_until_something_is_settled(setting: Setting):
     report = await news
     assert report.finished == [ONE.id]
     assert report.free == 1
+
+
+async def test_what_an_answer_told_that_was_lost_is_told_again(setting: Setting):
+    await setting.actor.submit("s", [ONE, TWO])
+    await setting.work.end(ONE)
+    lost = await setting.actor.completions("s", heard=0)
+    again = await setting.actor.completions("s", heard=0)
+    assert lost.finished == again.finished == [ONE.id]
+    await setting.work.end(TWO)
+    assert (await setting.actor.completions("s", again.number)).finished == [TWO.id]
+
+
+async def test_of_two_polls_the_one_that_is_heard_tells_all(setting: Setting):
+    await setting.actor.submit("s", [ONE, TWO])
+    polls = [asyncio.create_task(setting.actor.completions("s", heard=0)) for _ in "12"]
+    await asyncio.sleep(0)
+    await setting.work.end(ONE)
+    given_up, heard = await asyncio.gather(*polls)
+    assert given_up.finished == heard.finished == [ONE.id]
+    await setting.work.end(TWO)
+    later = await setting.actor.completions("s", heard.number)
+    assert later.finished == [TWO.id]
 
 
 async def test_completions_answer_several_times_before_the_actor_would_count_as_hung(
