@@ -84,7 +84,8 @@ async def test_a_supervisor_that_dies_with_a_delivery_in_its_hands_loses_nothing
             ack_wait_s=ACK_WAIT_S,
         ) as running,
     ):
-        tasks = await publish_in_turn(running, list(victims), tmp_path)
+        # One that an actor dies of must take no other victim with it.
+        tasks = await publish_in_turn(running, list(victims), tmp_path, each_to_its_end=True)
         assert await running.announced() == dict.fromkeys(tasks, 1)
         assert await attempts(running, victims) == {
             task_id: 2 if task_id in given_back else 1 for task_id in victims
@@ -118,7 +119,9 @@ async def test_a_supervisor_that_slept_while_others_ended_its_task_changes_nothi
         assert pids_named("ray::AgentActor") == [actor]
 
 
-async def publish_in_turn(running: RunningService, victims: list[str], markers: Path) -> list[str]:
+async def publish_in_turn(
+    running: RunningService, victims: list[str], markers: Path, *, each_to_its_end: bool = False
+) -> list[str]:
     """Publish each with others beside it; wait until the supervisor has died of it, and is back."""
     published = []
     for turn, victim in enumerate(victims):
@@ -130,6 +133,8 @@ async def publish_in_turn(running: RunningService, victims: list[str], markers: 
         await until((markers / victim).exists)
         await until(lambda: pids_named(SUPERVISOR) not in ([], before))  # noqa: B023 - called here
         published += [victim, *beside]
+        if each_to_its_end:
+            await running.results(len(published))
     return published
 
 

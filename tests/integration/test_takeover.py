@@ -112,7 +112,7 @@ async def test_whichever_supervisor_dies_around_a_takeover_nothing_is_lost_or_ru
         assert set(pids_named(ACTOR)) == actors
         assert [name for name in builds if not is_marked(tmp_path / name)] == []
         await do(latest.kill)
-        assert names_in(running) == []
+        await until(lambda: names_in(running) == [])  # one that has handed over stays for a moment
 
 
 def is_marked(marker: Path) -> bool:
