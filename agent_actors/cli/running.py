@@ -209,11 +209,11 @@ async def _until_lost(kept: KeptService) -> None:
 
 def _drain(kept: KeptService) -> None:
     """Stop the service; a second signal has it give its tasks back now, a third kills it."""
-    click.echo(
-        "Stopping: running tasks may finish; another signal gives them back now, to run later.",
-        err=True,
-    )
-    try:
+    try:  # whoever has read the words may send the next signal before there is more
+        click.echo(
+            "Stopping: running tasks may finish; another signal gives them back now, to run later.",
+            err=True,
+        )
         kept.stop()
     except KeyboardInterrupt:
         _hurry(kept)
@@ -221,8 +221,8 @@ def _drain(kept: KeptService) -> None:
 
 
 def _hurry(kept: KeptService) -> None:
-    click.echo("Giving back what runs; another signal ends it all at once.", err=True)
     try:
+        click.echo("Giving back what runs; another signal ends it all at once.", err=True)
         kept.stop(0.0)
     except KeyboardInterrupt:
         kept.service.kill()

@@ -132,6 +132,17 @@ def test_a_second_signal_has_tasks_given_back_now(stage: Stage):
     assert service.kills == 0
 
 
+def test_a_second_signal_that_comes_as_soon_as_the_first_is_told_is_heard(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+):
+    service = ScriptedService()
+    signals: list[Outcome] = [signal.SIGINT]
+    monkeypatch.setattr(running.click, "echo", lambda *_, **__: _play(signals))
+    with until_signalled():
+        stage.run(service, watched=signal.SIGINT)
+    assert service.stops == [0.0]
+
+
 def test_a_third_signal_kills_and_a_fourth_changes_nothing(stage: Stage):
     service = ScriptedService()
     service.stopping = [signal.SIGINT, signal.SIGINT]
