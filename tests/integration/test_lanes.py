@@ -5,12 +5,16 @@ from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 import pytest
+from support.lanes import build_without_a_lane
 from support.nats import NatsServer
+from support.service import running_service
 
 from agent_actors.adapters.jetstream.connection import Connection, connect
 from agent_actors.adapters.jetstream.lanes import Answer, Lane, open_lane
 from agent_actors.config import NatsConfig
 from agent_actors.errors import PublishFailed
+from agent_actors.local.model_server.serving import running_model_server
+from agent_actors.local.model_server.settings import ModelServerSettings
 
 pytestmark = pytest.mark.nats
 
@@ -101,3 +105,17 @@ async def test_what_is_too_big_for_a_message_is_not_sent(ends: Ends):
     assert await lane.ask(bytes(ends.supervisor.nc.max_payload), WITHIN_S) is None
     assert await lane.ask(b"small", WITHIN_S) == b"taken"
     assert asked == [b"small"]
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+async def test_where_a_lane_leads_nowhere_tasks_go_through_ray(nats_server: NatsServer):
+    async with (
+        running_model_server(ModelServerSettings()) as model,
+        running_service(nats_server, model.url, build_actor=build_without_a_lane) as running,
+    ):
+        tasks = [f"task-{number}" for number in range(50)]
+        for task_id in tasks:
+            await running.publish(task_id)
+        assert await running.announced() == dict.fromkeys(tasks, 1)
+        assert {(await running.record(task_id)).attempt for task_id in tasks} == {1}
