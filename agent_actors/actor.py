@@ -26,6 +26,7 @@ from agent_actors.ports import (
     Acknowledger,
     ActorReport,
     ActorSettings,
+    Answer,
     AnyRoom,
     Delivery,
     ModelRoom,
@@ -67,7 +68,7 @@ def _no_trouble() -> str:
     return ""
 
 
-async def _no_lane(_answer: Callable[[bytes], Awaitable[bytes]]) -> str:
+async def _no_lane(_answer: Answer) -> str:
     return ""
 
 
@@ -88,7 +89,7 @@ class ActorParts(Struct, frozen=True, kw_only=True):
     model: ModelRoom = AnyRoom()
     sandbox: str = ""
     trouble: Callable[[], str] = _no_trouble
-    open_lane: Callable[[Callable[[bytes], Awaitable[bytes]]], Awaitable[str]] = _no_lane
+    open_lane: Callable[[Answer], Awaitable[str]] = _no_lane
 
 
 class News:

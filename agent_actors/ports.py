@@ -4,7 +4,7 @@ The adapters implement them (`adapters/`); unit tests implement them with small 
 """
 
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
@@ -426,6 +426,10 @@ class Clock(Protocol):
     def __call__(self) -> datetime:
         """Return the time in UTC."""
         ...
+
+
+# What becomes of a request that comes by a lane.
+Answer = Callable[[bytes], Awaitable[bytes]]
 
 
 class ActorReport(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -10,11 +10,12 @@ from support.nats import NatsServer
 from support.service import running_service
 
 from agent_actors.adapters.jetstream.connection import Connection, connect
-from agent_actors.adapters.jetstream.lanes import Answer, Lane, open_lane
+from agent_actors.adapters.jetstream.lanes import Lane, open_lane
 from agent_actors.config import NatsConfig
 from agent_actors.errors import PublishFailed
 from agent_actors.local.model_server.serving import running_model_server
 from agent_actors.local.model_server.settings import ModelServerSettings
+from agent_actors.ports import Answer
 
 pytestmark = pytest.mark.nats
 

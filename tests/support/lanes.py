@@ -3,9 +3,8 @@
 from msgspec.structs import replace
 
 from agent_actors.actor import ActorParts
-from agent_actors.adapters.jetstream.lanes import Answer
 from agent_actors.assembly import build_agent_actor
-from agent_actors.ports import ActorSettings
+from agent_actors.ports import ActorSettings, Answer
 
 
 async def build_without_a_lane(settings: ActorSettings) -> ActorParts:

@@ -6,7 +6,6 @@ A lane is a short cut and no more: what is not answered on it is asked through R
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import msgspec
 import structlog
@@ -15,8 +14,7 @@ from nats.aio.msg import Msg
 from agent_actors.adapters.jetstream.connection import Connection
 from agent_actors.contract import PAYLOAD_MARGIN_BYTES
 from agent_actors.errors import AgentActorsError
-
-Answer = Callable[[bytes], Awaitable[bytes]]
+from agent_actors.ports import Answer
 
 log = structlog.get_logger()
 
