@@ -346,6 +346,35 @@ def test_nats_py_reads_by_the_patterns_that_were_replaced():
     assert {"MSG_RE", "HMSG_RE"} <= set(theirs.Parser.parse.__code__.co_names)
 
 
+async def test_a_hearer_that_fails_is_reported_and_hears_what_comes_next(serve, open_connection):
+    connection = await open_connection((await serve()).url)
+    heard: list[bytes] = []
+
+    def hear(message: Msg) -> None:
+        heard.append(message.data)
+        if len(heard) == 1:
+            raise ValueError("cannot take that")
+
+    with capture_logs() as logs:
+        await connection.nc.hear("news", hear)
+        for number in range(2):
+            await connection.send("news", b"%d" % number)
+        await connection.nc.flush()
+    assert heard == [b"0", b"1"]
+    assert ["cannot take that" in str(entry.get("reason")) for entry in logs] == [True]
+
+
+async def test_a_hearer_hears_nothing_once_its_subscription_has_ended(serve, open_connection):
+    connection = await open_connection((await serve()).url)
+    heard: list[bytes] = []
+    subscription = await connection.nc.hear("news", lambda message: heard.append(message.data))
+    await connection.send("news", b"before")
+    await connection.nc.end(subscription, 2.0)
+    await connection.send("news", b"after")
+    await connection.nc.flush()
+    assert heard == [b"before"]
+
+
 # What the server denies.
 
 
@@ -660,6 +689,8 @@ async def test_a_message_meets_a_lost_connection_as_a_failure_to_publish(
         raise ConnectionResetError("Connection lost")
 
     monkeypatch.setattr(connection.nc, "publish", reset)
+    connection.nc._flusher_task.cancel()
+    await asyncio.wait([connection.nc._flusher_task])
     with pytest.raises(PublishFailed, match="s: Connection lost"):
         await connection.send("s", b"")
     await NATSEvents(connection).emit(an_event())

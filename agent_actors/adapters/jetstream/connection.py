@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Callable, Generator
+import time
+from collections.abc import Callable
 from functools import partial
 from itertools import count
 from typing import Any
@@ -28,7 +29,7 @@ from nats.errors import (
 )
 from nats.js import JetStreamContext
 
-from agent_actors.adapters.jetstream.nats_client import NatsClient
+from agent_actors.adapters.jetstream.nats_client import NatsClient, header_block
 from agent_actors.adapters.jetstream.options import (
     connect_options,
     explain,
@@ -59,8 +60,6 @@ STORING_BYTES = 4 * 1024 * 1024
 # nats-server ends a connection for good when subject, reply subject and two lengths are longer
 # than its `max_control_line`, 4096 bytes by default, or headers and payload than `max_payload`.
 MAX_SUBJECT_BYTES = 3_800
-HEADER_FRAME_BYTES = len("NATS/1.0\r\n\r\n")
-HEADER_LINE_BYTES = len(": \r\n")
 
 HUNG_UP = (ConnectionResetError, BrokenPipeError)
 
@@ -207,21 +206,12 @@ class Connection:
         NoResponders when it certainly is not; PublishRefused when it never will be;
         StreamMissing; PermissionDenied.
         """
-        limit_s = timeout_s or self._timeout_s
-        with self._noting_trouble(subject):
-            try:
-                await self._window.enter(len(payload), limit_s)
-            except TimeoutError as error:
-                raise _no_room(subject, limit_s) from error
-            try:
-                answer = await self._to_stream(subject, payload, headers, limit_s)
-            finally:
-                self._window.leave(len(payload))
-            reply = _decoded(answer)
-            if reply.error is not None:
-                raise _error_for(reply.error, subject)
-            if not reply.stream:
-                raise PublishFailed(f"{subject}: answered by somebody who is no stream")
+        try:
+            reply = await self._store(subject, payload, headers, timeout_s or self._timeout_s)
+        except AgentActorsError as error:
+            self._note_trouble(subject, error)
+            raise
+        self._troubles.clear(subject)
         return PubAck(stream=reply.stream, seq=reply.seq, duplicate=reply.duplicate)
 
     async def api(
@@ -234,17 +224,12 @@ class Connection:
         answer, which may pass), PermissionDenied.
         """
         subject = self.api_subject(request)
-        with self._noting_trouble(subject):
-            try:
-                message = await self._exchange(subject, payload, None, timeout_s or self._timeout_s)
-            except NoResponders as error:
-                raise NoResponders(
-                    f"{self._url} has no JetStream for this account: switch it on in nats-server, "
-                    "or wait for its cluster or hub"
-                ) from error
-            answer = _api_reply.decode(message.data)
-            if "error" in answer:
-                raise _error_for(msgspec.convert(answer["error"], Fault), subject)
+        try:
+            answer = await self._call(subject, payload, timeout_s or self._timeout_s)
+        except AgentActorsError as error:
+            self._note_trouble(subject, error)
+            raise
+        self._troubles.clear(subject)
         return answer
 
     def api_subject(self, request: str) -> str:
@@ -268,18 +253,15 @@ class Connection:
 
         Raises PublishRefused, and PublishFailed when it certainly was not sent.
         """
-        self._check_size(subject, payload, headers)
-        may_wait = self.nc.may_wait(len(payload))
-        cancels = _cancel_requests() if may_wait else 0
         try:
-            await self.nc.publish(subject, payload, reply, headers)
+            block = header_block(headers) if headers else b""
+            self._check_size(subject, len(block) + len(payload))
+            if not self.nc.offer(subject, payload, reply, block):
+                await self._publish(subject, payload, reply, headers)
         except (BadSubjectError, BadHeaderError, MaxPayloadError) as error:
             raise PublishRefused(f"{subject}: {explain(error)}") from error
         except (Error, OSError) as error:
             raise PublishFailed(f"{subject}: {explain(error)}") from error
-        # nats-py swallows a cancellation that meets it waiting for room in its buffer.
-        if may_wait and _cancel_requests() > cancels:
-            raise asyncio.CancelledError
 
     async def tell(self, subject: str, payload: bytes) -> None:
         """Send news that nobody needs, without ever waiting.
@@ -317,39 +299,61 @@ class Connection:
         )
         inbox = self.nc.new_inbox()
         self._replies = f"{inbox}."
-        await self.nc.subscribe(f"{inbox}.*", cb=self._on_reply)  # pyright: ignore[reportUnknownMemberType]
+        await self.nc.hear(f"{inbox}.*", self._on_reply)
         # The answer to this ping comes after a denial of the subscription, if there is one.
         await self.nc.flush(timeout=round(self._connect_timeout_s) or 1)
 
-    @contextlib.contextmanager
-    def _noting_trouble(self, subject: str) -> Generator[None]:
-        """Note what becomes of a request, unless it never was sent."""
-        try:
-            yield
-        except PublishRefused:
-            raise
-        except AgentActorsError as error:
-            is_answer = isinstance(error, ApiError) and error.code == NOT_FOUND
-            if is_answer or isinstance(error, FencedOut):
-                self._troubles.clear(subject)
-            else:
-                self._troubles.note(subject, str(error))
-            raise
-        else:
+    def _note_trouble(self, subject: str, error: AgentActorsError) -> None:
+        """Note what became of a request that failed, unless it never was sent."""
+        if isinstance(error, PublishRefused):
+            return
+        is_answer = isinstance(error, ApiError) and error.code == NOT_FOUND
+        if is_answer or isinstance(error, FencedOut):
             self._troubles.clear(subject)
+        else:
+            self._troubles.note(subject, str(error))
+
+    async def _store(
+        self, subject: str, payload: bytes, headers: dict[str, str] | None, timeout_s: float
+    ) -> PubReply:
+        try:
+            await self._window.enter(len(payload), timeout_s)
+        except TimeoutError as error:
+            raise _no_room(subject, timeout_s) from error
+        try:
+            reply = _decoded(await self._to_stream(subject, payload, headers, timeout_s))
+        finally:
+            self._window.leave(len(payload))
+        if reply.error is not None:
+            raise _error_for(reply.error, subject)
+        if not reply.stream:
+            raise PublishFailed(f"{subject}: answered by somebody who is no stream")
+        return reply
+
+    async def _call(self, subject: str, payload: bytes, timeout_s: float) -> dict[str, Any]:
+        try:
+            message = await self._exchange(subject, payload, None, timeout_s)
+        except NoResponders as error:
+            raise NoResponders(
+                f"{self._url} has no JetStream for this account: switch it on in nats-server, "
+                "or wait for its cluster or hub"
+            ) from error
+        answer = _api_reply.decode(message.data)
+        if "error" in answer:
+            raise _error_for(msgspec.convert(answer["error"], Fault), subject)
+        return answer
 
     async def _to_stream(
         self, subject: str, payload: bytes, headers: dict[str, str] | None, timeout_s: float
     ) -> bytes:
         """Ask again while nobody listens: a stream has no leader for a moment now and then."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
+        deadline = time.monotonic() + timeout_s
         while True:
-            left_s = deadline - loop.time()
             try:
-                return (await self._exchange(subject, payload, headers, left_s)).data
+                return (await self._exchange(subject, payload, headers, timeout_s)).data
             except NoResponders:
-                if left_s < 2 * NO_LEADER_WAIT_S:
+                timeout_s = deadline - time.monotonic() - NO_LEADER_WAIT_S
+                if timeout_s < NO_LEADER_WAIT_S:
                     raise
                 await asyncio.sleep(NO_LEADER_WAIT_S)
 
@@ -358,11 +362,12 @@ class Connection:
     ) -> Msg:
         if self._replies_denied:
             raise PermissionDenied(self._replies_denied)
+        if self.nc.is_full:
+            try:
+                await self.nc.room(timeout_s)
+            except TimeoutError as error:
+                raise _no_room(subject, timeout_s) from error
         loop = asyncio.get_running_loop()
-        try:
-            await self.nc.room(timeout_s)
-        except TimeoutError as error:
-            raise _no_room(subject, timeout_s) from error
         token = str(next(self._tokens))
         future: asyncio.Future[Msg | AgentActorsError] = loop.create_future()
         self._waiting[token] = subject, future
@@ -379,22 +384,28 @@ class Connection:
             raise NoResponders(f"nobody answers on {subject}: `agent-actors provision` makes it")
         return answer
 
-    def _check_size(self, subject: str, payload: bytes, headers: dict[str, str] | None) -> None:
-        size = len(payload)
-        if headers:
-            size += HEADER_FRAME_BYTES + sum(
-                len(name) + len(value.encode()) + HEADER_LINE_BYTES
-                for name, value in headers.items()
-            )
-        if size > self.nc.max_payload:
+    async def _publish(
+        self, subject: str, payload: bytes, reply: str, headers: dict[str, str] | None
+    ) -> None:
+        """Have nats-py publish it, which may wait for room in its buffer.
+
+        A cancellation that meets it there it swallows.
+        """
+        cancels = _cancel_requests()
+        await self.nc.publish(subject, payload, reply, headers)
+        if _cancel_requests() > cancels:
+            raise asyncio.CancelledError
+
+    def _check_size(self, subject: str, size_bytes: int) -> None:
+        if size_bytes > self.nc.max_payload:
             raise PublishRefused(
-                f"{subject}: headers and payload are {size} bytes; "
+                f"{subject}: headers and payload are {size_bytes} bytes; "
                 f"the server takes {self.nc.max_payload} (max_payload)"
             )
         if len(subject) * 4 > MAX_SUBJECT_BYTES < len(subject.encode()):
             raise PublishRefused(f"the subject {subject[:80]}... is over {MAX_SUBJECT_BYTES} bytes")
 
-    async def _on_reply(self, message: Msg) -> None:
+    def _on_reply(self, message: Msg) -> None:
         waiting = self._waiting.get(message.subject.rpartition(".")[2])
         if waiting is not None:
             _settle(waiting[1], message)

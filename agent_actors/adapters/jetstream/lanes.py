@@ -30,12 +30,12 @@ async def open_lane(connection: Connection, answer: Answer) -> str:
         except (AgentActorsError, msgspec.MsgspecError) as error:
             log.warning("lane.not_answered", error=str(error))
 
-    async def begin(request: Msg) -> None:
+    def begin(request: Msg) -> None:
         task = asyncio.create_task(respond(request))
         answering.add(task)
         task.add_done_callback(answering.discard)
 
-    await connection.nc.subscribe(lane, cb=begin)  # pyright: ignore[reportUnknownMemberType] - nats-py's cb is untyped
+    await connection.nc.hear(lane, begin)
     return lane
 
 

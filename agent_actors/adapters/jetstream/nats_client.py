@@ -6,14 +6,15 @@ them on. nats-py 2.16 stops reading at what it did not expect, and the connectio
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from nats.aio.client import Client, Srv
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.aio.transport import TcpTransport
-from nats.errors import Error, SecureConnWantedError
+from nats.errors import BadHeaderError, Error, SecureConnWantedError
 from nats.protocol import parser
 from nats.protocol.parser import PING
 
@@ -22,6 +23,12 @@ CLOSE_WAIT_S = 0.2
 # What may wait to be sent before others have to wait, and how much of it may be news.
 FULL_BYTES = 4 * 1024 * 1024
 NEWS_BYTES = 1024 * 1024
+
+BREAKS = re.compile(r"[ \t\r\n]")
+HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+ONE_LINE = str.maketrans("\r\n", "  ")
+
+Hear = Callable[[Msg], None]
 
 # nats-server parts the words of a line at blanks and tabs, so a subject may hold a form feed or
 # a vertical tab; nats-py parts them at those too, finds no message and reconnects, for ever. Its
@@ -52,6 +59,7 @@ class NatsClient(Client):
 
     _pongs: list[asyncio.Future[bool]]
     _reading_task: asyncio.Task[None] | None
+    _flusher_task: asyncio.Task[None] | None
 
     def __init__(self, *, secure: bool) -> None:
         super().__init__()
@@ -59,14 +67,62 @@ class NatsClient(Client):
         self._turn = asyncio.Lock()
         self._drained = asyncio.Event()
         self._news_bytes = 0
+        self._hearers: dict[int, Hear] = {}
+
+    @property
+    def is_full(self) -> bool:
+        """Whether to ask for `room` before anything big is sent; others may wait for it already."""
+        return self._pending_data_size >= FULL_BYTES or self._turn.locked()
 
     async def room(self, within_s: float) -> None:
         """Return once the buffer is not full, in the order of asking. Raises TimeoutError."""
-        if self._turn.locked() or self._pending_data_size >= FULL_BYTES:
-            async with asyncio.timeout(within_s), self._turn:
-                while self._pending_data_size >= FULL_BYTES:
-                    self._drained.clear()
-                    await self._drained.wait()
+        async with asyncio.timeout(within_s), self._turn:
+            while self._pending_data_size >= FULL_BYTES:
+                self._drained.clear()
+                await self._drained.wait()
+
+    def offer(self, subject: str, payload: bytes, reply: str, headers: bytes) -> bool:
+        """Put a message into the buffer, and tell whether that could be done at once.
+
+        `headers` are as `header_block` gives them, or empty. nats-py's `publish` does the same by
+        way of five coroutines, and puts headers together byte by byte. Whatever is not usual is
+        left to it: no connection, a buffer that is half full, a subject that cannot be sent.
+        """
+        flushes, flusher = self._flush_queue, self._flusher_task
+        if (
+            self._status != Client.CONNECTED
+            or flushes is None
+            or flusher is None
+            or flusher.done()
+            or self.may_wait(len(headers) + len(payload))
+            or not subject
+            or BREAKS.search(subject)
+            or BREAKS.search(reply)
+        ):
+            return False
+        size = len(headers) + len(payload)
+        line = (
+            f"HPUB {subject} {reply} {len(headers)} {size}\r\n"
+            if headers
+            else f"PUB {subject} {reply} {size}\r\n"
+        )
+        command = b"".join((line.encode(), headers, payload, b"\r\n"))
+        self._pending.append(command)
+        self._pending_data_size += len(command)
+        self.stats["out_msgs"] += 1
+        self.stats["out_bytes"] += len(payload)
+        if flushes.empty():
+            flushes.put_nowait(asyncio.get_running_loop().create_future())
+        return True
+
+    async def hear(self, subject: str, hear: Hear) -> Subscription:
+        """Have each message on the subject told as it is read, by a call that does not wait.
+
+        nats-py's own way to a callback is a queue and a task.
+        """
+        subscription = await self.subscribe(subject)  # pyright: ignore[reportUnknownMemberType] - nats-py's cb is untyped
+        self._hearers[subscription._id] = hear  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - no other way
+        return subscription
 
     def may_wait(self, size_bytes: int) -> bool:
         """Tell whether `publish` may have to wait: below half of `pending_size` it never does."""
@@ -133,6 +189,25 @@ class NatsClient(Client):
         except (IndexError, UnicodeDecodeError):
             return None
 
+    async def _process_msg(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
+    ) -> None:
+        hear = self._hearers.get(sid)
+        if hear is None:
+            await super()._process_msg(sid, subject, reply, data, headers)  # pyright: ignore[reportArgumentType] - may be None
+            return
+        self.stats["in_msgs"] += 1
+        self.stats["in_bytes"] += len(data)
+        fields = await self._process_headers(headers) if headers else None
+        try:
+            hear(self._build_message(sid, subject, reply, data, fields))
+        except Exception as error:  # noqa: BLE001 - or nothing more would be read, as in nats-py
+            await self._error_cb(error)
+
+    def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
+        self._hearers.pop(sid, None)
+        super()._remove_sub(sid, max_msgs)
+
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
     ) -> Msg:
@@ -181,3 +256,29 @@ class _Transport(TcpTransport):
             for writer in (self._io_writer, self._bare_io_writer):
                 if writer is not None:
                     writer.transport.abort()
+
+
+def header_block(headers: Mapping[str, str]) -> bytes:
+    """Return headers as they are sent: on one line each, without blanks around them.
+
+    Raises BadHeaderError for a name that is none, as nats-py does.
+    """
+    lines = "".join(_header_line(name, value) for name, value in headers.items())
+    return f"NATS/1.0\r\n{lines}\r\n".encode()
+
+
+def _header_line(name: str, value: str) -> str:
+    key = _header_name(name)
+    if not key:
+        return ""
+    if "\n" in value or "\r" in value:
+        value = value.strip().translate(ONE_LINE)
+    return f"{key}: {value.strip()}\r\n"
+
+
+@lru_cache(maxsize=1024)
+def _header_name(name: str) -> str:
+    key = name.strip()
+    if key and not HEADER_NAME.fullmatch(key):
+        raise BadHeaderError(key)
+    return key

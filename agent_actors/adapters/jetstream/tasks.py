@@ -146,12 +146,7 @@ class PullConsumer:
         created = await self._ask_created()
         nc = self._connection.nc
         inbox = nc.new_inbox()
-        subscription = await nc.subscribe(  # pyright: ignore[reportUnknownMemberType] - nats-py's cb is untyped
-            inbox,
-            cb=partial(self._on_message, inbox, created),
-            pending_msgs_limit=0,
-            pending_bytes_limit=0,
-        )
+        subscription = await nc.hear(inbox, partial(self._on_message, inbox, created))
         self._let_go()
         self._inbox, self._subscription, self._created = inbox, subscription, created
         self._outstanding = 0
@@ -233,7 +228,7 @@ class PullConsumer:
     def _on_denied(self, reason: str) -> None:
         self.trouble = self._denied = reason
 
-    async def _on_message(self, inbox: str, created: int, message: Msg) -> None:
+    def _on_message(self, inbox: str, created: int, message: Msg) -> None:
         headers = message.headers or {}
         if message.reply:
             if inbox == self._inbox:
