@@ -18,7 +18,7 @@ import structlog
 from msgspec import Struct
 
 from agent_actors import __version__
-from agent_actors.asking import Asker, Askers, asking_as
+from agent_actors.asking import Asker, Askers, start_as
 from agent_actors.contract import EndpointStatus
 from agent_actors.errors import AgentActorsError, PermissionDenied, StreamMissing
 from agent_actors.patience import until_built
@@ -303,8 +303,7 @@ class AgentActor:
         self._version += 1
         self._free_bytes -= delivery.size_bytes
         asker = Asker(self._askers)
-        with asking_as(asker):
-            settlement = asyncio.ensure_future(settle(delivery))
+        settlement = start_as(asker, settle(delivery))
         self._held[delivery.id] = Held(delivery, owner, asker, settlement)
         settlement.add_done_callback(partial(self._let_go, delivery))
 

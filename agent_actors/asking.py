@@ -5,10 +5,12 @@ request; between two turns, while its tools work, it rests. Strategies know noth
 finds its `Asker` in its context, where the actor has put it.
 """
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import Self
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar, copy_context
+from typing import Any, Self, TypeVar
+
+T = TypeVar("T")
 
 
 def _ignore() -> None:
@@ -63,11 +65,8 @@ def current_asker() -> Asker:
     return _current.get() or Asker()
 
 
-@contextmanager
-def asking_as(asker: Asker) -> Generator[None]:
-    """Have what is started in the block ask for this task."""
-    token = _current.set(asker)
-    try:
-        yield
-    finally:
-        _current.reset(token)
+def start_as(asker: Asker, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Start work that asks for this task."""
+    context = copy_context()
+    context.run(_current.set, asker)
+    return asyncio.get_running_loop().create_task(work, context=context)

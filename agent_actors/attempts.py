@@ -5,9 +5,8 @@ a hint, of which the ledger says whether it is true.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, Self
 
 import structlog
 
@@ -24,13 +23,23 @@ Work = Callable[[StoppedFor], Coroutine[Any, Any, Outcome]]
 class Attempt:
     """What a delivery comes to; it is there before the task is begun, so as to miss no cancel."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, known: "set[Attempt]") -> None:
         self.key = key
+        self._known = known
         self.lease: Lease | None = None
         self.task: asyncio.Task[Outcome] | None = None
         self.is_said_to_be_cancelled = False
         self.stopped_for: TaskError | None = None
         self.check: asyncio.Task[None] | None = None
+
+    def __enter__(self) -> Self:
+        self._known.add(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._known.discard(self)
+        if self.check:
+            self.check.cancel()
 
 
 class Attempts:
@@ -41,17 +50,9 @@ class Attempts:
         self._known: set[Attempt] = set()
         self._are_given_back = False
 
-    @contextmanager
-    def expected(self, task_id: str) -> Generator[Attempt]:
-        """Hear from now on what is said about the task."""
-        attempt = Attempt(task_key(task_id))
-        self._known.add(attempt)
-        try:
-            yield attempt
-        finally:
-            self._known.discard(attempt)
-            if attempt.check:
-                attempt.check.cancel()
+    def expected(self, task_id: str) -> Attempt:
+        """Return an attempt that hears, within its `with`, what is said about the task."""
+        return Attempt(task_key(task_id), self._known)
 
     async def run(self, attempt: Attempt, lease: Lease, work: Work) -> Outcome | None:
         """Return what the work came to; None when it was told to give the task back."""

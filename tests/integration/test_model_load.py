@@ -14,7 +14,7 @@ from support.service import running_service
 from support.until import until
 
 from agent_actors.adapters.vllm import VLLMHTTPClient
-from agent_actors.asking import Asker, asking_as
+from agent_actors.asking import Asker, start_as
 from agent_actors.errors import ModelUnavailable
 from agent_actors.local.model_server.faults import Fault, Faults
 from agent_actors.local.model_server.serving import RunningModelServer, running_model_server
@@ -167,12 +167,13 @@ async def test_the_requests_of_one_task_go_to_one_server():
         raw_server(sends(ANSWER)) as other,
         client(one.url, other.url) as asking,
     ):
-        with asking_as(Asker()):
-            for _ in range(4):
+
+        async def ask(count: int) -> None:
+            for _ in range(count):
                 await asking.chat(QUESTION)
-        with asking_as(Asker()):
-            for _ in range(3):
-                await asking.chat(QUESTION)
+
+        for count in (4, 3):
+            await start_as(Asker(), ask(count))
         assert sorted(len(server.requests) for server in (one, other)) == [3, 4]
 
 
