@@ -576,7 +576,9 @@ def utc_now() -> datetime:
 def header_text(value: str) -> str:
     """Return the text on one line, printable and within bounds, as a header can carry it."""
     short = value[:MAX_ERROR_CHARS]
-    return " ".join("".join(char if char.isprintable() else " " for char in short).split())
+    if not short.isprintable():
+        short = "".join(char if char.isprintable() else " " for char in short)
+    return " ".join(short.split())
 
 
 def schema() -> dict[str, Any]:

@@ -7,7 +7,7 @@ the other, and a crash between any two of them is mended by the next delivery.
 import asyncio
 import math
 import random
-import uuid
+import secrets
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Literal
@@ -69,6 +69,8 @@ ClearAway = Callable[[str, ResultStatus], Awaitable[None]]
 # How long to remove what a task left behind, less than an actor is given to stop.
 CLEAR_AWAY_S = 20.0
 
+LEASE_BYTES = 16
+
 Settled = Literal[
     "completed",
     "failed",
@@ -121,6 +123,8 @@ class SettleDelivery:
         self._clear_away = clear_away
         self._attempts = Attempts(leases)
         self._clearing: set[asyncio.Task[None]] = set()
+        # Bound once: a lazy logger takes a microsecond for each line, wanted or not.
+        self._log = log.bind()
 
     async def __call__(self, delivery: Delivery) -> Settled:
         """Settle one delivery and say how. Waits for NATS as long as it is away.
@@ -133,10 +137,10 @@ class SettleDelivery:
             agent_id=self._agent_id,
             task_id=reading.task_id or f"unknown:{delivery.stream}:{delivery.source.stream_seq}",
         )
-        log.debug("task.read", num_delivered=delivery.source.num_delivered)
+        self._log.debug("task.read", num_delivered=delivery.source.num_delivered)
         with self._attempts.expected(reading.task_id) as attempt:
             settled = await self._settle(delivery, reading, attempt)
-        log.info("task.settled", disposition=settled)
+        self._log.info("task.settled", disposition=settled)
         return settled
 
     def give_back(self) -> None:
@@ -188,7 +192,7 @@ class SettleDelivery:
     ) -> Settled:
         """Attempt the task and end it, or give it back. Raises FencedOut."""
         bind_contextvars(attempt=lease.record.attempt)
-        log.debug("task.begun")
+        self._log.debug("task.begun")
         journal = LeaseJournal(lease, self._leases, self._artifacts)
         outcome = await self._attempt(delivery, reading, lease, journal, attempt)
         lease = await journal.newest()
@@ -220,7 +224,7 @@ class SettleDelivery:
             await self._leases.release(lease)
             await self._acks.nak(delivery)
             return "released"
-        log.debug("task.attempted", error_type=outcome.result.error_type)
+        self._log.debug("task.attempted", error_type=outcome.result.error_type)
         if isinstance(disposition, Retry):
             return await self._postpone(delivery, lease, outcome, disposition)
         record = await self._commit(lease, outcome, disposition)
@@ -274,7 +278,7 @@ class SettleDelivery:
         await self._leases.release(lease, failed=retry.counts, postponed=not retry.counts)
         await self._acks.nak(delivery, retry.delay_s)
         error = outcome.result.error
-        log.warning("task.postponed", error=error, delay_s=round(retry.delay_s, 3))
+        self._log.warning("task.postponed", error=error, delay_s=round(retry.delay_s, 3))
         await self._emit("retry", lease.record, error=error, delay_s=retry.delay_s)
         return "retried"
 
@@ -287,7 +291,7 @@ class SettleDelivery:
         )
         due = _why(outcome) if finish.dead_letter else None
         record = await self._leases.commit(lease, outcome.result.status, result, due)
-        log.debug("task.committed", status=record.state)
+        self._log.debug("task.committed", status=record.state)
         return record
 
     async def _announce(self, record: TaskRecord, delivery: Delivery) -> None:
@@ -296,7 +300,7 @@ class SettleDelivery:
         for letter in letters:
             await self._publish_dead_letter(letter)
         await self._emit("finished", record, status=record.state)
-        log.debug("task.announced", status=record.state)
+        self._log.debug("task.announced", status=record.state)
 
     async def _bury(self, delivery: Delivery, reading: BrokenTask) -> Settled:
         """End a message that has no usable task id, and so no place in the ledger."""
@@ -314,7 +318,7 @@ class SettleDelivery:
             f"task_id: {reading.task_id!r} belongs to a task with other content, "
             "whose result stands; publish this one under another id"
         )
-        log.warning("task.conflict", error=str(conflict))
+        self._log.warning("task.conflict", error=str(conflict))
         why = DeadLetterReason(reason=conflict.error_type, error=str(conflict))
         msg_id = f"conflict:{delivery.stream}:{delivery.source.stream_seq}"
         letter = dead_letter(delivery, why, msg_id, task_id=reading.task_id)
@@ -343,7 +347,7 @@ class SettleDelivery:
         """Let stay what could not be removed: it will be old some day, and removed for that."""
         self._clearing.discard(clearing)
         if not clearing.cancelled() and (error := clearing.exception()):
-            log.warning("task.not_cleared", exc_info=error)
+            self._log.warning("task.not_cleared", exc_info=error)
 
     async def _delete(self, objects: list[ArtifactRef]) -> None:
         for ref in objects:
@@ -371,7 +375,7 @@ class SettleDelivery:
             source=delivery.source,
             content=reading.content,
             agent_id=self._agent_id,
-            lease=uuid.uuid4().hex,
+            lease=secrets.token_hex(LEASE_BYTES),
             now=self._clock(),
             generation=generation_in(delivery.headers.get(MSG_ID_HEADER, ""), reading.task_id),
         )

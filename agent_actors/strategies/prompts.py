@@ -4,7 +4,7 @@ Pure and deterministic: the same request always gives the same text, so that the
 prefix cache helps all tasks of one role.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import msgspec
@@ -181,8 +181,13 @@ def _what(request: ExecutionRequest, format_title: str) -> str:
         "Alternative view": ALTERNATIVE if request.task.diversity else None,
         format_title: _answer_format(asked.response_format),
     }
-    texts = ((title, "\n".join(_lines(value))) for title, value in sections.items())
-    return "\n\n".join(f"# {title}\n\n{text}" for title, text in texts if text)
+    return "\n\n".join(
+        [
+            f"# {title}\n\n{text}"
+            for title, value in sections.items()
+            if value is not None and (text := "\n".join(_lines(value)))
+        ]
+    )
 
 
 def _further(constraints: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,27 +216,25 @@ def _answer_format(response_format: Mapping[str, Any] | None) -> str | None:
             return None
 
 
-def _lines(value: Any) -> Iterable[str]:  # noqa: ANN401 - any JSON value
-    """Yield a JSON value as readable lines: text as it is, lists and maps as nested bullets."""
+def _lines(value: Any) -> list[str]:  # noqa: ANN401 - any JSON value
+    """Return a JSON value as readable lines: text as it is, lists and maps as nested bullets."""
     match value:
         case str():
-            yield from value.strip().splitlines()
+            return value.strip().splitlines()
         case list():
-            for item in cast("list[Any]", value):
-                yield from _bullet("-", item)
+            items = cast("list[Any]", value)
+            return [line for item in items for line in _bullet("-", item)]
         case dict():
-            for key, item in cast("dict[str, Any]", value).items():
-                yield from _bullet(f"- {key}:", item)
+            pairs = cast("dict[str, Any]", value).items()
+            return [line for key, item in pairs for line in _bullet(f"- {key}:", item)]
         case None:
-            return
+            return []
         case _:
-            yield _json(value).decode()
+            return [_json(value).decode()]
 
 
-def _bullet(mark: str, value: Any) -> Iterable[str]:  # noqa: ANN401 - any JSON value
-    lines = list(_lines(value))
-    if isinstance(value, list | dict) or len(lines) > 1:
-        yield mark
-        yield from ((INDENT + line).rstrip() for line in lines)
-    else:
-        yield " ".join((mark, *lines))
+def _bullet(mark: str, value: Any) -> list[str]:  # noqa: ANN401 - any JSON value
+    lines = _lines(value)
+    if len(lines) > 1 or isinstance(value, list | dict):
+        return [mark, *[(INDENT + line).rstrip() for line in lines]]
+    return [" ".join((mark, *lines))]

@@ -82,6 +82,7 @@ class VLLMHTTPClient:
         self._session: aiohttp.ClientSession | None = None
         self._arriving: set[aiohttp.ClientResponse] = set()
         self._prober: asyncio.Task[None] | None = None
+        self._log = log.bind()
 
     @classmethod
     def from_config(cls, config: VllmConfig, *, agent_id: str = "", role: str = "") -> Self:
@@ -167,7 +168,7 @@ class VLLMHTTPClient:
     def _encoded(self, request: ChatRequest, *, stream: bool) -> bytes:
         if self._model and not request.model:
             request = msgspec.structs.replace(request, model=self._model)
-        log.debug("model.request", model=request.model, messages=request.messages)
+        self._log.debug("model.request", model=request.model, messages=request.messages)
         return encode_request(request, stream=stream)
 
     def _opened(self) -> aiohttp.ClientSession:
@@ -239,7 +240,7 @@ class VLLMHTTPClient:
         finally:
             self._arriving.discard(response)
         endpoint.answered()
-        log.debug(
+        self._log.debug(
             "model.reply",
             endpoint=endpoint.name,
             model=reply.model,
