@@ -66,7 +66,7 @@ def current_asker() -> Asker:
 
 
 def start_as(asker: Asker, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """Start work that asks for this task."""
+    """Start work in a context of its own, in which `asker` is the current one."""
     context = copy_context()
     context.run(_current.set, asker)
-    return asyncio.get_running_loop().create_task(work, context=context)
+    return asyncio.create_task(work, context=context)

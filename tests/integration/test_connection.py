@@ -175,6 +175,9 @@ async def test_what_would_end_the_connection_is_refused_before_it_is_sent(serve,
         await connection.publish_stored("s.1", b"", {"not a name": ""})
     with pytest.raises(PublishRefused, match="invalid subject"):
         await connection.publish_stored("s. 1", b"")
+    for subject, value in (("s.\ud800", ""), ("s.1", "\ud800")):
+        with pytest.raises(PublishRefused, match="surrogates not allowed"):
+            await connection.publish_stored(subject, b"", {"a": value})
     longest = 3_800 - len("s.")
     assert (await connection.publish_stored("s." + "x" * longest, b"")).seq == 1
     assert (await connection.publish_stored("s.1", b"x" * limit)).seq == 2

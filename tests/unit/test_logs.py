@@ -542,6 +542,19 @@ def test_a_program_that_configures_nothing_sees_no_prompts():
     assert "news" not in done.stderr
 
 
+def test_a_client_that_was_there_before_the_program_was_kept_quiet_prints_no_prompts():
+    code = (
+        "from agent_actors.adapters.vllm import VLLMHTTPClient;"
+        "from agent_actors.observe.logs import keep_quiet;"
+        "from agent_actors.ports import ChatMessage, ChatRequest;"
+        "client = VLLMHTTPClient('http://127.0.0.1:9'); keep_quiet();"
+        "question = ChatMessage(role='user', content='a prompt');"
+        "client._encoded(ChatRequest(messages=[question]), stream=False)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 def test_a_program_that_configured_structlog_keeps_its_own_way():
     code = (
         "import structlog; structlog.configure(processors=[lambda *_: 'mine']);"

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.errors import BadHeaderError
 
 from agent_actors.adapters.jetstream.nats_client import NatsClient, header_block
@@ -66,8 +68,42 @@ async def test_nothing_is_put_into_a_buffer_that_is_half_full():
         assert not client.offer("a", b"x", "", b"")
 
 
-@pytest.mark.parametrize("status", [Client.RECONNECTING, Client.CLOSED, Client.DRAINING_PUBS])
+async def test_nothing_is_put_into_a_buffer_that_nobody_empties():
+    async with Connected() as client:
+        flusher = client._flusher_task
+        client._flusher_task = None
+        assert not client.offer("a", b"x", "", b"")
+        client._flusher_task = flusher
+        flusher.cancel()
+        await asyncio.wait([flusher])
+        assert not client.offer("a", b"x", "", b"")
+
+
+@pytest.mark.parametrize(
+    "status", [Client.RECONNECTING, Client.CLOSED, Client.DRAINING_SUBS, Client.DRAINING_PUBS]
+)
 async def test_nothing_is_put_into_the_buffer_without_a_connection(status: int):
     async with Connected() as client:
         client._status = status
         assert not client.offer("a", b"x", "", b"")
+
+
+async def test_what_comes_while_subscribing_waits_for_room_is_told_first(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    async with Connected() as client:
+        early, late = (
+            Msg(client, subject="s", data=b"early"),
+            Msg(client, subject="s", data=b"late"),
+        )
+
+        async def subscribe(subject: str) -> Subscription:
+            subscription = Subscription(client, 7, subject)
+            subscription._pending_queue.put_nowait(early)
+            return subscription
+
+        monkeypatch.setattr(client, "subscribe", subscribe)
+        heard: list[bytes] = []
+        await client.hear("s", lambda message: heard.append(message.data))
+        await client._process_msg(7, b"s", b"", late.data, None)
+        assert heard == [b"early", b"late"]

@@ -258,7 +258,7 @@ class Connection:
             self._check_size(subject, len(block) + len(payload))
             if not self.nc.offer(subject, payload, reply, block):
                 await self._publish(subject, payload, reply, headers)
-        except (BadSubjectError, BadHeaderError, MaxPayloadError) as error:
+        except (BadSubjectError, BadHeaderError, MaxPayloadError, UnicodeEncodeError) as error:
             raise PublishRefused(f"{subject}: {explain(error)}") from error
         except (Error, OSError) as error:
             raise PublishFailed(f"{subject}: {explain(error)}") from error
@@ -389,7 +389,7 @@ class Connection:
     ) -> None:
         """Have nats-py publish it, which may wait for room in its buffer.
 
-        A cancellation that meets it there it swallows.
+        Meanwhile it swallows a cancellation: that is raised here.
         """
         cancels = _cancel_requests()
         await self.nc.publish(subject, payload, reply, headers)

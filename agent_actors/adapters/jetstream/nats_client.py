@@ -1,4 +1,4 @@
-"""nats-py's client, with some decisions of it turned round: about TLS, what it reads, and buffers.
+"""nats-py's client, with some decisions of it turned round: on TLS, reading, sending and buffers.
 
 Whoever may publish a task may put into subject and headers what bytes he likes; the server hands
 them on. nats-py 2.16 stops reading at what it did not expect, and the connection stays open, deaf.
@@ -24,11 +24,11 @@ CLOSE_WAIT_S = 0.2
 FULL_BYTES = 4 * 1024 * 1024
 NEWS_BYTES = 1024 * 1024
 
-BREAKS = re.compile(r"[ \t\r\n]")
+NOT_IN_SUBJECTS = re.compile(r"[ \t\r\n]")
 HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 ONE_LINE = str.maketrans("\r\n", "  ")
 
-Hear = Callable[[Msg], None]
+OnMessage = Callable[[Msg], None]
 
 # nats-server parts the words of a line at blanks and tabs, so a subject may hold a form feed or
 # a vertical tab; nats-py parts them at those too, finds no message and reconnects, for ever. Its
@@ -54,7 +54,9 @@ class NatsClient(Client):
 
     To its buffer nats-py adds without end while a server that does not read keeps its connection
     open: at `pending_size` it only makes each publisher wait for a while. So whoever sends what
-    may be big asks for `room` first.
+    may be big waits for `room` while it `is_full`.
+
+    `offer` and `hear` are the short ways for what is sent and heard thousands of times a second.
     """
 
     _pongs: list[asyncio.Future[bool]]
@@ -67,7 +69,7 @@ class NatsClient(Client):
         self._turn = asyncio.Lock()
         self._drained = asyncio.Event()
         self._news_bytes = 0
-        self._hearers: dict[int, Hear] = {}
+        self._hearers: dict[int, OnMessage] = {}
 
     @property
     def is_full(self) -> bool:
@@ -85,22 +87,22 @@ class NatsClient(Client):
         """Put a message into the buffer, and tell whether that could be done at once.
 
         `headers` are as `header_block` gives them, or empty. nats-py's `publish` does the same by
-        way of five coroutines, and puts headers together byte by byte. Whatever is not usual is
-        left to it: no connection, a buffer that is half full, a subject that cannot be sent.
+        way of five coroutines. Whatever is not usual is left to it: no connection, a buffer that
+        is half full, a subject that cannot be sent.
         """
         flushes, flusher = self._flush_queue, self._flusher_task
+        size = len(headers) + len(payload)
         if (
             self._status != Client.CONNECTED
             or flushes is None
             or flusher is None
             or flusher.done()
-            or self.may_wait(len(headers) + len(payload))
+            or self._pending_data_size + size > self._max_pending_size // 2
             or not subject
-            or BREAKS.search(subject)
-            or BREAKS.search(reply)
+            or NOT_IN_SUBJECTS.search(subject)
+            or NOT_IN_SUBJECTS.search(reply)
         ):
             return False
-        size = len(headers) + len(payload)
         line = (
             f"HPUB {subject} {reply} {len(headers)} {size}\r\n"
             if headers
@@ -115,18 +117,19 @@ class NatsClient(Client):
             flushes.put_nowait(asyncio.get_running_loop().create_future())
         return True
 
-    async def hear(self, subject: str, hear: Hear) -> Subscription:
+    async def hear(self, subject: str, on_message: OnMessage) -> Subscription:
         """Have each message on the subject told as it is read, by a call that does not wait.
 
         nats-py's own way to a callback is a queue and a task.
         """
-        subscription = await self.subscribe(subject)  # pyright: ignore[reportUnknownMemberType] - nats-py's cb is untyped
-        self._hearers[subscription._id] = hear  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - no other way
+        subscription = await self.subscribe(subject)  # pyright: ignore[reportUnknownMemberType] - its signature is untyped
+        self._hearers[subscription._id] = on_message  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - no other way
+        # While the buffer is full subscribing waits, and some may have come before it is done.
+        early = subscription._pending_queue  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - no other way
+        while not early.empty():
+            on_message(early.get_nowait())
+            early.task_done()
         return subscription
-
-    def may_wait(self, size_bytes: int) -> bool:
-        """Tell whether `publish` may have to wait: below half of `pending_size` it never does."""
-        return self._pending_data_size + size_bytes > self._max_pending_size // 2
 
     def has_room_for_news(self, size_bytes: int) -> bool:
         """Take note of some news, and tell whether to send it: much of it must not pile up."""
@@ -192,16 +195,16 @@ class NatsClient(Client):
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
     ) -> None:
-        hear = self._hearers.get(sid)
-        if hear is None:
+        on_message = self._hearers.get(sid)
+        if on_message is None:
             await super()._process_msg(sid, subject, reply, data, headers)  # pyright: ignore[reportArgumentType] - may be None
             return
         self.stats["in_msgs"] += 1
         self.stats["in_bytes"] += len(data)
         fields = await self._process_headers(headers) if headers else None
         try:
-            hear(self._build_message(sid, subject, reply, data, fields))
-        except Exception as error:  # noqa: BLE001 - or nothing more would be read, as in nats-py
+            on_message(self._build_message(sid, subject, reply, data, fields))
+        except Exception as error:  # noqa: BLE001 - or reading would end; nats-py reports it likewise
             await self._error_cb(error)
 
     def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
@@ -276,7 +279,7 @@ def _header_line(name: str, value: str) -> str:
     return f"{key}: {value.strip()}\r\n"
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=64)
 def _header_name(name: str) -> str:
     key = name.strip()
     if key and not HEADER_NAME.fullmatch(key):

@@ -82,7 +82,6 @@ class VLLMHTTPClient:
         self._session: aiohttp.ClientSession | None = None
         self._arriving: set[aiohttp.ClientResponse] = set()
         self._prober: asyncio.Task[None] | None = None
-        self._log = log.bind()
 
     @classmethod
     def from_config(cls, config: VllmConfig, *, agent_id: str = "", role: str = "") -> Self:
@@ -168,7 +167,7 @@ class VLLMHTTPClient:
     def _encoded(self, request: ChatRequest, *, stream: bool) -> bytes:
         if self._model and not request.model:
             request = msgspec.structs.replace(request, model=self._model)
-        self._log.debug("model.request", model=request.model, messages=request.messages)
+        log.debug("model.request", model=request.model, messages=request.messages)
         return encode_request(request, stream=stream)
 
     def _opened(self) -> aiohttp.ClientSession:
@@ -240,7 +239,7 @@ class VLLMHTTPClient:
         finally:
             self._arriving.discard(response)
         endpoint.answered()
-        self._log.debug(
+        log.debug(
             "model.reply",
             endpoint=endpoint.name,
             model=reply.model,
