@@ -1,6 +1,7 @@
 """The model is kept full and not flooded: what is too much for it waits with us, and in NATS."""
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -10,11 +11,12 @@ from structlog.testing import capture_logs
 from support.model_client import ANSWER, PATIENCE_S, QUESTION, client
 from support.nats import NatsServer
 from support.raw_http import raw_server, response, sends
-from support.service import running_service
+from support.service import RunningService, running_service
 from support.until import until
 
 from agent_actors.adapters.vllm import VLLMHTTPClient
 from agent_actors.asking import Asker, start_as
+from agent_actors.contract import PoolStatus
 from agent_actors.errors import ModelUnavailable
 from agent_actors.local.model_server.faults import Fault, Faults
 from agent_actors.local.model_server.serving import RunningModelServer, running_model_server
@@ -177,24 +179,47 @@ async def test_the_requests_of_one_task_go_to_one_server():
         assert sorted(len(server.requests) for server in (one, other)) == [3, 4]
 
 
+async def until_asked(model: RunningModelServer, requests: int) -> None:
+    await until(lambda: len(model.requests) >= requests)
+
+
+async def supply(running: RunningService, model: RunningModelServer) -> None:
+    """Publish tasks without end, so far ahead of the model that some always wait in NATS."""
+    for number in itertools.count():
+        await until_asked(model, number - 20 * PLACES)
+        await running.publish(f"t-{number}")
+
+
+async def pool_of(running: RunningService) -> PoolStatus:
+    (pool,) = (await asyncio.to_thread(running.service.status)).pools
+    return pool
+
+
 @pytest.mark.ray
 @pytest.mark.nats
 @pytest.mark.usefixtures("local_ray")
 async def test_what_is_too_much_for_the_model_waits_in_nats(nats_server: NatsServer):
-    tasks = 240
     async with AsyncExitStack() as stack:
         model = await stack.enter_async_context(running_model_server(settings()))
         watcher = await stack.enter_async_context(watched(model))
         running = await stack.enter_async_context(
             running_service(nats_server, model.url, actors=2, slots=64)
         )
-        for number in range(tasks):
-            await running.publish(f"t-{number}")
-        await until(lambda: len(model.requests) > 60)
+        supplying = asyncio.create_task(supply(running, model))
+        stack.callback(supplying.cancel)
+
+        async def know_the_model() -> bool:
+            actors = (await pool_of(running)).actors
+            limits = [endpoint.limit for actor in actors for endpoint in actor.endpoints]
+            return len(limits) == 2 and sum(limits) < 2 * PLACES > model.engine.waiting
+
+        # They begin with what they know of no model, and it has to work that off.
+        await until(know_the_model)
         watcher.forget()
-        await until(lambda: len(model.requests) > 180)
-        (pool,) = (await asyncio.to_thread(running.service.status)).pools
+        await until_asked(model, len(model.requests) + 30 * PLACES)
         busy, waiting = mean(watcher.busy), mean(watcher.waiting)
+        pool = await pool_of(running)
+        supplying.cancel()
         assert waiting < PLACES
         assert busy > 0.9
         assert pool.slots_used < 3 * PLACES
