@@ -26,7 +26,7 @@ from agent_actors.errors import FencedOut, PublishFailed
 from agent_actors.ledger import TaskRecord
 from agent_actors.ports import Delivery, Message
 
-HISTORIES = int(os.environ.get("AGENT_ACTORS_TEST_HISTORIES", "10000"))
+HISTORIES = int(os.environ.get("AGENT_ACTORS_TEST_HISTORIES", "2000"))
 ONE_SEED = os.environ.get("AGENT_ACTORS_TEST_HISTORY_SEED", "")
 CHUNK = 1_000
 REPEAT = "AGENT_ACTORS_TEST_HISTORY_SEED={} scripts/test tests/unit/test_model_of_the_whole.py"
