@@ -145,6 +145,12 @@ def test_every_locked_package_has_hashes(lock: str):
     assert [entry.split()[0] for entry in entries if "--hash=sha256:" not in entry] == []
 
 
+@pytest.mark.parametrize("lock", LOCKS)
+def test_no_locked_package_makes_the_import_of_ray_slow(lock: str):
+    # Ray imports jsonschema, which imports this if it is there: a second, in each process.
+    assert "rfc3987-syntax" not in locked_versions(lock)
+
+
 def imported_modules(path: Path) -> set[str]:
     """Return the first parts of the names that a file imports, wherever in it."""
     names: set[str] = set()
