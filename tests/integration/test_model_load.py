@@ -1,10 +1,10 @@
 """The model is kept full and not flooded: what is too much for it waits with us, and in NATS."""
 
 import asyncio
-import itertools
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import count, pairwise
 
 import pytest
 from structlog.testing import capture_logs
@@ -32,8 +32,8 @@ ANSWER_S = 0.1
 LOOK_S = 0.02
 
 
-def settings(**limits: int) -> ModelServerSettings:
-    latency = Latency(first_token_ms=1_000 * ANSWER_S, spread=0.5)
+def settings(answer_s: float = ANSWER_S, **limits: int) -> ModelServerSettings:
+    latency = Latency(first_token_ms=1_000 * answer_s, spread=0.5)
     return ModelServerSettings(
         behaviour=Behaviour(latency=latency), limits=Limits(max_num_seqs=PLACES, **limits)
     )
@@ -120,18 +120,24 @@ async def test_two_clients_keep_an_overloaded_server_full_and_its_queue_short():
 
 async def test_rejections_are_few_where_nothing_but_they_tell_that_a_server_is_full():
     async with AsyncExitStack() as stack:
-        strict = settings(max_num_queued_reqs=PLACES)
+        strict = settings(answer_s=3 * ANSWER_S, max_num_queued_reqs=PLACES)
         server = await stack.enter_async_context(running_model_server(strict))
         watcher = await stack.enter_async_context(watched(server))
         askers = Askers(stack)
         asking = client(server.url, retry_base_s=0.05, retry_cap_s=0.05)
-        told: list[bool] = []
-        asking.watch_model(told.append)
+        rooms: list[int] = []
+        asking.watch_room(lambda: rooms.append(asking.room))
+
+        async def until_there_is_less_room() -> None:
+            known = len(rooms)
+            await until(lambda: any(less < more for more, less in pairwise(rooms[known:])))
+
         await askers.start(asking, 64)
-        await askers.until_answered(80)
+        await askers.until_answered(4 * PLACES)
+        await until_there_is_less_room()
         before = len(server.requests)
         watcher.forget()
-        await askers.until_answered(240)
+        await until_there_is_less_room()  # it has found out slowly that there is no more
         asked = list(server.requests)[before:]
         assert sum(request.status == 503 for request in asked) < 0.1 * len(asked)
         assert mean(watcher.busy) > 0.8
@@ -185,7 +191,7 @@ async def until_asked(model: RunningModelServer, requests: int) -> None:
 
 async def supply(running: RunningService, model: RunningModelServer) -> None:
     """Publish tasks without end, so far ahead of the model that some always wait in NATS."""
-    for number in itertools.count():
+    for number in count():
         await until_asked(model, number - 20 * PLACES)
         await running.publish(f"t-{number}")
 
