@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING
 
 import msgspec
 import structlog
+import uvloop
 from msgspec import Struct
 
 from agent_actors.errors import ToolError
@@ -142,11 +143,13 @@ async def _start(
             handed_over.callback(os.close, end)
         if owner is not None:
             os.fchown(stdout, owner, owner)  # or it could not be opened again, as /dev/stdout
-        control, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, _file(control_end, "wb"))
+        control, _ = await loop.connect_write_pipe(
+            asyncio.BaseProtocol, pipe_file(control_end, "wb", loop)
+        )
         unless_started.callback(control.abort)
         for end, stream in ((output_end, output), (status_end, status)):
             unless_started.callback(stream.close)
-            await loop.connect_read_pipe(lambda stream=stream: stream, _file(end, "rb"))
+            await loop.connect_read_pipe(lambda stream=stream: stream, pipe_file(end, "rb", loop))
         process = await asyncio.create_subprocess_exec(
             *argv,
             stdin=stdin,
@@ -160,8 +163,13 @@ async def _start(
         return process, control
 
 
-def _file(descriptor: int, mode: str) -> IO[bytes]:
-    return os.fdopen(descriptor, mode, 0)
+def pipe_file(descriptor: int, mode: str, loop: asyncio.AbstractEventLoop) -> IO[bytes]:
+    """Return an end of a pipe for the loop, which closes it, and so that it does so once.
+
+    uvloop closes the descriptor, and then the file too. By then another thread may have been
+    given the same number: its file would be closed, or this loop's own next connection.
+    """
+    return os.fdopen(descriptor, mode, 0, closefd=not isinstance(loop, uvloop.Loop))
 
 
 async def _end(process: asyncio.subprocess.Process, output: _Stream, status: _Stream) -> None:
