@@ -127,6 +127,8 @@ NO_LENGTH = response(Content_Length=None, Connection="close")
 TOOLS = {"enable_tools": True}
 
 TROUBLES = {
+    # What does not end before the task's deadline; the first, so that it does not wait for others.
+    "for ever": Trouble(answer=failing(500), times=1_000, error_type="DeadlineExceeded"),
     "reset": for_a_while(reset),
     "closed": for_a_while(close),
     "silent before the headers": for_a_while(then_silence(b"")),
@@ -185,8 +187,6 @@ TROUBLES = {
     ),
     "no text at all": once(changed(content=""), "AnswerEmpty"),
     "an answer cut at max_tokens": once(changed(finish_reason="length"), "AnswerTruncated"),
-    # What does not end before the task's deadline.
-    "for ever": Trouble(answer=failing(500), times=1_000, error_type="DeadlineExceeded"),
 }
 UNREACHABLE = "a refused connection"
 
