@@ -16,7 +16,7 @@ The map of the package, in the order in which a task travels:
     tools         what an agent can call, in its workspace and a sandbox
     asking        which tasks of an actor want something of the model just now, and of which server
     ports         what all of it needs of the outside, as Protocols
-    adapters      the outside: jetstream, vllm, ray_runtime, web, mcp
+    adapters      the outside: jetstream, vllm, Ray (ray_runtime, ray_actors), web, mcp
     assembly      puts an agent together, at its workbench; ray_runtime does so with a supervisor
     kept          stays with a service through edits of its configuration (following); readiness
                   judges whether it works, for whoever asks ray_serve, which is Ray Serve's way in

@@ -1,7 +1,7 @@
 """AgentActor: one process that keeps its sessions open and works on many tasks at once.
 
 It takes deliveries in batches, settles each as a task of its event loop, and tells its
-supervisor which are settled when asked. It knows no Ray: `adapters.ray_runtime` wraps it, and
+supervisor which are settled when asked. It knows no Ray: `adapters.ray_actors` wraps it, and
 gives it `build`, which makes its adapters in its own process.
 """
 

@@ -13,13 +13,8 @@ from ray import _raylet as typed_raylet
 from ray.core.generated import autoscaler_pb2 as typed_pb2
 from ray.exceptions import GetTimeoutError, RayError
 
-from agent_actors.adapters.ray_runtime import (
-    QUICK_ANSWER_S,
-    SupervisorName,
-    actors_in,
-    supervisors_in,
-    this_node,
-)
+from agent_actors.adapters.ray_actors import actors_in, this_node
+from agent_actors.adapters.ray_runtime import QUICK_ANSWER_S, SupervisorName, supervisors_in
 from agent_actors.errors import ServiceUnreachable
 
 # Half of Ray's public functions have unknown parts in their types, what is compiled has none.

@@ -14,7 +14,8 @@ from typing import Any
 from support.crashing import Plan, is_first, wrap
 from support.processes import kill_one
 
-from agent_actors.adapters.ray_runtime import BuildSupervisor, RayActorHandle, build_supervisor
+from agent_actors.adapters.ray_actors import RayActorHandle
+from agent_actors.adapters.ray_runtime import BuildSupervisor, build_supervisor
 from agent_actors.leases import Leases
 from agent_actors.pool import SupervisorParts
 from agent_actors.ports import ActorReport, Delivery
