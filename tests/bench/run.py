@@ -8,6 +8,7 @@ from typing import Any
 
 import uvloop
 from bench.compare import QUICK_PLAN, Samples, all_turns, by_default, compare, quick_turns, rows
+from bench.cores import keep_to, on_the_last_core
 from bench.lineup import OURS, PEERS, Entry
 from bench.measure import Plan
 from bench.modes import Outcome, backlog, saturation, scaling
@@ -16,6 +17,7 @@ from bench.saying import say
 from bench.site import Site
 from bench.starting import start_up
 from bench.telling import mode_table, profile_tables, show, table_of, verdict_table
+from bench.usage import tree, with_word
 from bench.verdict import Verdict, passes, verdicts
 from msgspec import Struct
 
@@ -88,7 +90,12 @@ def _on_real_model(site: Site) -> Outcome:
 
     folder = site.folder / "vllm"
     folder.mkdir()
-    with running_vllm(os.environ[VLLM_VARIABLE], folder) as url:
+    with (
+        on_the_last_core() as others,
+        running_vllm(os.environ[VLLM_VARIABLE], folder) as url,
+    ):
+        of_the_model = set(with_word("vllm"))
+        keep_to(others, (pid for pid in tree(os.getpid()) if pid not in of_the_model))
         return uvloop.run(real_model(site, url))
 
 

@@ -8,7 +8,12 @@ from random import Random
 import pytest
 from support.model_simulation import Simulation
 
-from agent_actors.adapters.vllm.limit import FIRST, InFlightLimit, Reading
+from agent_actors.adapters.vllm.limit import (
+    FIRST,
+    PUT_OFF_READINGS,
+    InFlightLimit,
+    Reading,
+)
 
 UNBOUNDED = 1_000_000
 PLACES = 64
@@ -210,12 +215,52 @@ def test_the_limit_does_not_come_down_again_while_the_queue_drains():
         known.unread()
     used_up(known).read(Reading(running=64, waiting=448), now=1.0)
     came_down_to = known.limit
-    assert came_down_to == 68
+    assert came_down_to == 70
     for now in range(2, 8):
         for _ in range(64):
             known.end()
         known.read(Reading(running=64, waiting=known.in_flight - 64), now=now)
     assert known.limit == came_down_to
+
+
+def test_what_is_in_the_servers_front_end_counts_though_nobody_sees_it():
+    known = limit(most=512)
+    while known.limit < 512:
+        known.unread()
+    used_up(known).read(Reading(running=64, waiting=448), now=0.0)
+    while known.in_flight > known.limit:
+        known.end()
+    for now in range(1, 4):
+        used_up(known).read(Reading(running=64, waiting=known.in_flight - 64), now=now)
+        known.read(Reading(running=40, waiting=0), now=now + 0.5)
+        assert known.limit <= 72
+
+
+def test_of_a_balancers_replicas_each_stands_for_all():
+    known = limit(most=1_000)
+    while known.limit < 1_000:
+        known.unread()
+    used_up(known)
+    for now in range(3):
+        known.read(Reading(running=64, waiting=186), now=now)
+    assert known.limit == 4 * 70
+
+
+def test_a_limit_doubles_once_the_server_counts_what_it_was_given():
+    known = used_up(limit())
+    known.read(Reading(running=2, waiting=0), now=0.0)
+    assert known.limit == FIRST
+    known.read(Reading(running=FIRST, waiting=0), now=0.05)
+    assert known.limit == 2 * FIRST
+
+
+def test_a_limit_doubles_in_the_end_where_the_server_never_counts_it_all():
+    known = limit()
+    for now in range(PUT_OFF_READINGS):
+        used_up(known).read(Reading(running=4, waiting=0), now=now)
+        assert known.limit == FIRST
+    used_up(known).read(Reading(running=4, waiting=0), now=60.0)
+    assert known.limit == 2 * FIRST
 
 
 def test_a_cache_that_is_nearly_full_lets_no_limit_grow():

@@ -6,9 +6,10 @@ Two laws, of which the first holds wherever the server tells of its queue (`/met
   it needs to stay full, each client comes down by the same factor, to its share of what the
   server runs and half of the queue that it may have. That is computed from what is under way at the
   reading and not from the limit, so it does not come down again while the queue drains. While none
-  waits, the limit doubles as soon as it is used up, until the first queue has been seen; later it
-  grows by what the server is known to have left. In between it goes up by one and down by a tenth,
-  and so clients that know nothing of each other come to equal shares.
+  waits, the limit doubles as soon as it is used up and the server counts it all, until the first
+  queue has been seen; later it grows by what the server is known to have left. In between it goes
+  up by one and down by a tenth, and so clients that know nothing of each other come to equal
+  shares.
 - By the pace, without such a server: `pace`.
 
 Above both stands a ceiling, which comes down with every burst of 429 and 503 and grows back slowly.
@@ -29,12 +30,17 @@ FIRST = 16
 UNMEASURED_STEP = 4
 
 # How many may wait in the server, as a share of those that run, so that it is never short of work.
-QUEUE_SHARE = 1 / 8
+QUEUE_SHARE = 3 / 16
 LEAST_QUEUE = 2.0
 # Readings over which the most that was seen to run counts as what the server can run.
 READINGS_KEPT = 8
 # How much more than that is tried when no queue is left though all of it runs.
 PROBE = 1.125
+# A limit doubles once the server counts so much of what it was given: before, its front end may
+# have a queue that nobody sees. After so many readings it doubles all the same: behind a balancer
+# one replica never has it all.
+TAKEN_IN = 0.8
+PUT_OFF_READINGS = 20
 # What is left of a limit at each reading while the queue is fuller than by half: who has much gives
 # up more than who has little.
 YIELD = 0.9
@@ -70,7 +76,7 @@ class InFlightLimit:
     __slots__ = (
         *("in_flight", "limit", "waiting", "is_idle", "is_new", "on_change"),
         *("_least", "_most", "_measured", "_wanted", "_ceiling", "_peak"),
-        *("_runnings", "_pace"),
+        *("_runnings", "_shares", "_put_off", "_pace"),
         *("_answered_at", "_rejected_at", "_raised_at", "_held_until"),
     )
 
@@ -87,6 +93,8 @@ class InFlightLimit:
         self.limit = int(self._wanted)
         self._peak = 0
         self._runnings: deque[float] = deque(maxlen=READINGS_KEPT)
+        self._shares: deque[float] = deque(maxlen=READINGS_KEPT)
+        self._put_off = 0
         self.is_new = True
         self._pace = Pace()
         self._answered_at = -inf
@@ -139,6 +147,7 @@ class InFlightLimit:
             self._want(min(self._wanted, max(FIRST, self._peak)))
         self.waiting = reading.waiting
         self._runnings.append(reading.running)
+        self._shares.append(self.in_flight / max(1.0, reading.running + reading.waiting))
         self._raise_ceiling(now)
         self._want(self._by_queue(reading))
         self._begin_anew()
@@ -161,6 +170,7 @@ class InFlightLimit:
     def restart(self) -> None:
         """Begin anew with a server that was away: it may have come back as another."""
         self._runnings.clear()
+        self._shares.clear()
         self.is_new = True
         self._pace = Pace()
         self._ceiling = float(self._most)
@@ -178,9 +188,7 @@ class InFlightLimit:
         """Return what is wanted after this reading."""
         known = max(self._runnings)
         queue = max(LEAST_QUEUE, QUEUE_SHARE * known)
-        # Of a server behind a balancer these are one replica's, which does no harm to a ratio.
-        total = max(1.0, reading.running + reading.waiting)
-        share = self.in_flight / total
+        share = self._share
         if reading.waiting > queue:
             self.is_new = False
             return min(self._wanted, share * (known + queue / 2))
@@ -191,9 +199,27 @@ class InFlightLimit:
         if reading.waiting > 0:
             return self._wanted + 1
         if self.is_new:
-            return self._wanted * 2
+            return self._wanted * 2 if self._is_taken_in(reading) else self._wanted
         room = known if reading.running < known else PROBE * known
+        total = self.in_flight / share if share else 0.0
         return self._wanted + max(1.0, (room + queue / 2 - total) * sqrt(share) / 2)
+
+    @property
+    def _share(self) -> float:
+        """How much of what the server counts is ours.
+
+        It is more than all of it in two cases. Behind a balancer each reading is one replica's,
+        and then it always is. Or some of ours is in the server's front end, on its way in or out,
+        where it is not counted: then it soon is again, and more than all is not ours.
+        """
+        return min(self._shares[-1], max(1.0, min(self._shares)))
+
+    def _is_taken_in(self, reading: Reading) -> bool:
+        """Tell whether the server counts what it was given, or it is time to go on without."""
+        is_counted = reading.running + reading.waiting >= TAKEN_IN * self.in_flight
+        is_time = self._put_off == PUT_OFF_READINGS
+        self._put_off = 0 if is_counted or is_time else self._put_off + 1
+        return self._put_off == 0
 
     def _raise_ceiling(self, now: float) -> None:
         """Let the ceiling rise by a step a second, when nothing was rejected and it is in use."""
