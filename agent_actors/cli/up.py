@@ -77,7 +77,7 @@ def up(invocation: Invocation, **options: Unpack[Options]) -> None:
     level = "debug" if invocation.debug else "info" if options["verbose"] else "warning"
     configure_logs("up", level=level)
     say = partial(say_ready, out=sys.stdout, as_json=options["as_json"])
-    click.echo("Starting; this takes some ten seconds.", err=True)
+    click.echo("Starting; this takes some seconds.", err=True)
     with (
         until_signalled(),
         asyncio.Runner() as runner,

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 import msgspec
+import uvloop
 
 from agent_actors.local.ray_environment import prepare_local_ray
 from agent_actors.local.run_folder import run_folder
@@ -59,16 +60,21 @@ def main(json_file: Path | None, **wanted: Any) -> None:
 
 def _work(folder: Path, json_file: Path | None, wanted: dict[str, Any]) -> bool:
     # Ray reads its environment when it is imported.
-    from bench.run import Wanted, run
+    from bench.run import Wanted, machine, run
     from bench.site import standing_site
+    from bench.starting import start_up
 
-    # Ray prints what befalls its processes.
-    with (
-        (folder / "driver.log").open("w") as log,
-        redirect_stdout(log),
-        standing_site(folder) as site,
-    ):
-        told, holds = run(site, Wanted(**wanted))
+    if wanted.pop("start_up"):
+        told = {"start_up": uvloop.run(start_up(folder, wanted["rounds"])), "machine": machine()}
+        holds = True
+    else:
+        # Ray prints what befalls its processes.
+        with (
+            (folder / "driver.log").open("w") as log,
+            redirect_stdout(log),
+            standing_site(folder) as site,
+        ):
+            told, holds = run(site, Wanted(**wanted))
     if json_file:
         json_file.write_bytes(msgspec.json.format(msgspec.json.encode(told)) + b"\n")
     return holds

@@ -15,7 +15,6 @@ from bench.modes import Outcome, backlog, saturation, scaling
 from bench.profiling import profile
 from bench.saying import say
 from bench.site import Site
-from bench.starting import start_up
 from bench.telling import mode_table, profile_tables, show, table_of, verdict_table
 from bench.usage import tree, with_word
 from bench.verdict import Verdict, passes, verdicts
@@ -47,7 +46,6 @@ class Wanted(Struct, frozen=True, kw_only=True):
     actors: int = 1
     native: bool = False
     model: bool = False
-    start_up: bool = False
     patience_s: float = 0.0
 
 
@@ -71,8 +69,6 @@ def _run(site: Site, wanted: Wanted) -> tuple[dict[str, Any], bool]:
     if wanted.profile:
         wanted.profile.mkdir(parents=True, exist_ok=True)
         return uvloop.run(_profile(site, wanted.profile, wanted)), True
-    if wanted.start_up:
-        return {"start_up": uvloop.run(start_up(site, wanted.rounds))}, True
     modes = (("saturation", saturation), ("scaling", scaling))
     outcomes = [uvloop.run(mode(site)) for name, mode in modes if getattr(wanted, name)]
     if wanted.backlog:

@@ -6,10 +6,10 @@ import statistics
 import sys
 import time
 from asyncio.subprocess import PIPE
+from pathlib import Path
 
 import msgspec
 from bench.saying import say
-from bench.site import Site
 from msgspec import Struct
 
 from agent_actors import AgentClient, AgentTask
@@ -28,12 +28,15 @@ class StartUp(Struct, frozen=True, kw_only=True):
 FIELDS = StartUp.__struct_fields__
 
 
-async def start_up(site: Site, rounds: int) -> list[StartUp]:
-    """Start everything on this machine as a user does, and end it, some times."""
+async def start_up(folder: Path, rounds: int) -> list[StartUp]:
+    """Start everything on this machine as a user does, and end it, some times.
+
+    No other Ray may run meanwhile: the second one waits for the ports of the first.
+    """
     found: list[StartUp] = []
     for number in range(rounds):
         async with asyncio.timeout(PATIENCE_S):
-            found.append(await _start(site))
+            found.append(await _start(folder / f"up-{number}"))
         say(f"{number + 1}: {_told(found[-1])}")
     medians = (statistics.median(getattr(each, name) for each in found) for name in FIELDS)
     say(f"medians: {_told(StartUp(**dict(zip(FIELDS, medians, strict=True))))}")
@@ -44,9 +47,8 @@ def _told(start: StartUp) -> str:
     return f"ready after {start.ready_s:.1f} s, the first result after {start.first_result_s:.1f} s"
 
 
-async def _start(site: Site) -> StartUp:
-    data = site.folder / site.new_name("up")
-    # Of this run's environment it gets nothing: it has a Ray of its own, with its own token.
+async def _start(data: Path) -> StartUp:
+    # Of this run's environment it gets nothing.
     foreign = ("RAY_", "AGENT_ACTORS_")
     env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     options = ("--port", "0", "--data-dir", str(data), "--json")
