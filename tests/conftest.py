@@ -1,19 +1,16 @@
 """What every test gets, and what it may ask for: a NATS."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
 import structlog
 from support.nats import nats_server, pytest_report_header, start_nats
-
-from agent_actors.local.ray_environment import prepare_local_ray
+from support.ray_environment import prepare_ray_of_tests
 
 __all__ = ["nats_server", "pytest_report_header", "start_nats"]
 
 # Ray reads its environment when it is imported, which any test module may do first.
-prepare_local_ray()
-os.environ["RAY_AUTH_MODE"] = "token"
+prepare_ray_of_tests()
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """`python -m chaos`: what `scripts/chaos` runs. Exit code 1 says that something did not hold."""
 
 import asyncio
-import os
 import secrets
 import signal
 import sys
@@ -12,8 +11,8 @@ from typing import Any, TypedDict, Unpack
 
 import click
 from msgspec.structs import replace
+from support.ray_environment import prepare_ray_of_tests
 
-from agent_actors.local.ray_environment import prepare_local_ray
 from agent_actors.local.run_folder import run_folder
 from agent_actors.observe.logs import configure_logs
 
@@ -64,8 +63,7 @@ def main(**options: Unpack[Options]) -> None:
     Everything runs on this machine and is gone afterwards. Exit code 1: an invariant was broken,
     or a target missed; the seed and the command that repeats the run are told.
     """
-    prepare_local_ray()
-    os.environ["RAY_AUTH_MODE"] = "token"
+    prepare_ray_of_tests()
     configure_logs("chaos", level="error")
     # A shell starts background jobs with SIGINT ignored; asyncio makes a cancellation of it.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -179,7 +179,6 @@ async def test_tasks_flow_readyz_tells_the_truth_and_a_drained_worker_loses_noth
         assert accounts.refusals() == set()
 
 
-@pytest.mark.nightly
 @pytest.mark.timeout(300)
 async def test_nothing_is_lost_with_a_killed_worker_or_gcs_and_silence_is_told(
     accounts: GuardedAccounts, model_url: str
@@ -212,7 +211,6 @@ async def test_nothing_is_lost_with_a_killed_worker_or_gcs_and_silence_is_told(
         assert (await service.generation.get("/healthz"))[0] == HTTPStatus.OK
 
 
-@pytest.mark.nightly
 @pytest.mark.timeout(300)
 async def test_a_second_generation_takes_over_under_load_and_the_first_one_ends(
     accounts: GuardedAccounts, model_url: str

@@ -1,7 +1,6 @@
 """`python -m scale_trace`: what `scripts/scale-trace` runs. Exit code 1 says what went wrong."""
 
 import asyncio
-import os
 import signal
 import sys
 from contextlib import redirect_stdout
@@ -11,8 +10,8 @@ import click
 import msgspec
 from chaos.telling import say
 from scale_trace.verdict import problems, summary, telling
+from support.ray_environment import prepare_ray_of_tests
 
-from agent_actors.local.ray_environment import prepare_local_ray
 from agent_actors.local.run_folder import run_folder
 from agent_actors.observe.logs import configure_logs
 
@@ -37,8 +36,7 @@ def main(seed: int, output: Path, json_file: Path | None) -> None:
     Everything runs on this machine and is gone afterwards, but for the files named here. Exit
     code 1: a task has not exactly one result, or the pool's size did not follow the load.
     """
-    prepare_local_ray()
-    os.environ["RAY_AUTH_MODE"] = "token"
+    prepare_ray_of_tests()
     configure_logs("scale-trace", level="error")
     # A shell starts background jobs with SIGINT ignored; asyncio makes a cancellation of it.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -23,6 +23,7 @@ from uuid import uuid4
 from support.gcs import Gcs, kept_in
 from support.nats import NatsServer
 from support.processes import children_of, descendants, pids_named
+from support.ray_environment import RAY_OF_TESTS
 from support.ready import free_port
 from support.service import SeenService
 
@@ -147,7 +148,7 @@ class RayCluster:
             **HEALTH_CHECKS,
             "HOME": str(folder),
             "PATH": f"{PYTHON.parent}{os.pathsep}{os.environ['PATH']}",
-            "RAY_AUTH_MODE": "token",
+            **RAY_OF_TESTS,
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             "RAY_USAGE_STATS_ENABLED": "0",
             **kept_in(folder / "gcs"),
