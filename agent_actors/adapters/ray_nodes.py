@@ -4,8 +4,10 @@ Ray has the machinery of closing, which its autoscaler and `ray start --block` u
 that is closed goes away by itself once nobody at all is left on it.
 """
 
+import asyncio
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Any, cast
 
 import ray as typed_ray
@@ -31,7 +33,7 @@ class Nodes:
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
         self._gcs = raylet.GcsClient(address=ray.get_runtime_context().gcs_address)
-        self._left: dict[str, set[str]] = {}
+        self._stopped: dict[str, Any] = {}
         self.this = this_node()
 
     @property
@@ -68,25 +70,48 @@ class Nodes:
         """Have those of ours leave a closed node; return who is there still, at once.
 
         They finish what ends in time: ask again until it is nobody. Raises ServiceUnreachable while
-        no supervisor answers, in whose care all others are.
+        a supervisor, in whose care all others are, is there and does not answer.
         """
         try:
-            self._ask(node, grace_s)
+            return self._asked_of_all(node, grace_s)
         except RayError as error:
             raise ServiceUnreachable(f"Ray does not tell of its actors: {error}") from error
-        return sorted(self._left[node])
 
-    def _ask(self, node: str, grace_s: float) -> None:
-        there = supervisors_in(self._namespace)
-        answers = [self._asked(name, node, grace_s) for name in there]
+    def _asked_of_all(self, node: str, grace_s: float) -> list[str]:
+        answers = [self._asked(name, node, grace_s) for name in supervisors_in(self._namespace)]
         heard = [answer for answer in answers if isinstance(answer, list)]
-        if heard or not there:
-            self._left[node] = {name for answer in heard for name in answer}
-        elif node not in self._left or any(isinstance(each, GetTimeoutError) for each in answers):
-            raise ServiceUnreachable(f"the supervisor does not answer: {answers[0]}")
-        else:
-            # It has left its node, as the last one, and may have found no other.
-            self._left[node] &= set(actors_in(self._namespace))
+        silent = [answer for answer in answers if isinstance(answer, GetTimeoutError)]
+        if heard:
+            return sorted({name for answer in heard for name in answer})
+        if silent:
+            raise ServiceUnreachable(f"the supervisor does not answer: {silent[0]}")
+        # Each has left its own node, and may find no other: nobody cares for its actors.
+        return self._stopping(node, grace_s)
+
+    def _stopping(self, node: str, grace_s: float) -> list[str]:
+        """Have the actors on a node stop without a supervisor; return who is there still."""
+        here = asyncio.run(self._actors_on(node))
+        for name in here:
+            with suppress(ValueError):  # it has just ended
+                actor = ray.get_actor(name, namespace=self._namespace)
+                if name not in self._stopped:
+                    self._stopped[name] = actor.stop.remote(grace_s)
+                if ray.wait([self._stopped[name]], timeout=0)[0]:
+                    ray.kill(actor, no_restart=True)
+        return sorted(here)
+
+    async def _actors_on(self, node: str) -> set[str]:
+        ours = set(actors_in(self._namespace))
+        alive = await self._gcs.async_get_all_actor_info(
+            actor_state_name="ALIVE", timeout=QUICK_ANSWER_S
+        )
+        return {
+            actor.name
+            for actor in alive.values()
+            if actor.ray_namespace == self._namespace
+            and actor.name in ours
+            and actor.address.node_id.hex() == node
+        }
 
     def _asked(
         self, name: SupervisorName, node: str, grace_s: float

@@ -21,7 +21,7 @@ from support.until import until
 
 from agent_actors.adapters.jetstream.connection import Connection, connect
 from agent_actors.client import AgentClient
-from agent_actors.local.model_server.serving import running_model_server
+from agent_actors.local.model_server.serving import RunningModelServer, running_model_server
 from agent_actors.local.model_server.settings import Behaviour, Latency, ModelServerSettings
 
 pytestmark = [
@@ -31,7 +31,8 @@ pytestmark = [
 ]
 
 SUPERVISOR, ACTOR = "ray::Supervisor", "ray::AgentActor"
-SLOW = ModelServerSettings(behaviour=Behaviour(latency=Latency(first_token_ms=1_500)))
+SLOW = Behaviour(latency=Latency(first_token_ms=1_500))
+SLOWER = Behaviour(latency=Latency(first_token_ms=10_000))
 # The pool of the manifest, small, and with as little patience as the tests have.
 POOL = {"actors": 2, "slots": 8, "placement": "spread", "hang_timeout_s": 2.0, "ack_wait_s": 5.0}
 # A worker has room for all there is, so that the other one can go.
@@ -49,6 +50,11 @@ class ServiceInPods(SeenService):
     @property
     def supervisors_node(self) -> RayNode:
         (node,) = (each for each in self.generation.cluster.nodes if each.pids(SUPERVISOR))
+        return node
+
+    @property
+    def other_node(self) -> RayNode:
+        (node,) = (each for each in self.generation.cluster.nodes if not each.pids(SUPERVISOR))
         return node
 
     async def begin(self, tasks: list[str]) -> None:
@@ -75,6 +81,16 @@ class ServiceInPods(SeenService):
     async def until_wanted(self, actors: int) -> None:
         await self._until_told("/status", HTTPStatus.OK, f"'wanted': {actors},")
 
+    async def until_draining(self) -> None:
+        """Return once the supervisor has let an actor go."""
+        client = AgentClient(self.link)
+
+        async def draining() -> bool:
+            (pool,) = await client.pools()
+            return "draining" in {actor.state for actor in pool.actors}
+
+        await until(draining)
+
     async def _until_told(self, path: str, status: HTTPStatus, words: str) -> None:
         async def told() -> bool:
             code, said = await self.generation.get(path)
@@ -90,9 +106,14 @@ async def accounts(tmp_path: Path) -> AsyncIterator[GuardedAccounts]:
 
 
 @pytest.fixture
-async def model_url() -> AsyncIterator[str]:
-    async with running_model_server(SLOW) as model:
-        yield model.url
+async def model() -> AsyncIterator[RunningModelServer]:
+    async with running_model_server(ModelServerSettings(behaviour=SLOW)) as model:
+        yield model
+
+
+@pytest.fixture
+def model_url(model: RunningModelServer) -> str:
+    return model.url
 
 
 @asynccontextmanager
@@ -209,6 +230,31 @@ async def test_nothing_is_lost_with_a_killed_worker_or_gcs_and_silence_is_told(
         os.kill(frozen, signal.SIGCONT)
         await service.until_ready()
         assert (await service.generation.get("/healthz"))[0] == HTTPStatus.OK
+
+
+async def test_a_node_is_left_in_order_though_the_supervisor_is_lost_and_finds_no_place(
+    accounts: GuardedAccounts, model: RunningModelServer
+):
+    async with running(accounts, model.url) as service:
+        cluster = service.generation.cluster
+        await service.until_ready()
+        model.behaviour = SLOWER
+        last = tasks("last")
+        await service.begin(last)
+        leaving = service.other_node
+        before_stop = asyncio.create_task(service.generation.pre_stop(leaving))
+        await service.until_draining()
+        service.supervisors_node.kill()
+        code, said = await before_stop
+        assert code == 0, said
+        assert leaving.pids(ACTOR) == []
+        leaving.kill()
+
+        model.behaviour = SLOW
+        await asyncio.to_thread(cluster.fill, 2, cpus=WORKER_CPUS)
+        await service.until_ready()
+        assert await service.announced() == dict.fromkeys(last, 1)
+        assert await service.attempts(last) == {1, 2}
 
 
 @pytest.mark.timeout(300)
