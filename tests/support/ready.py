@@ -10,6 +10,8 @@ TIMEOUT_S = 30.0
 POLL_S = 0.02
 OWN_PORTS = 20_000, 32_000
 
+_given: set[int] = set()
+
 
 async def until_healthy(monitoring_url: str) -> None:
     """Return once JetStream works there, which in a cluster means that it has a leader.
@@ -39,16 +41,19 @@ def _health(monitoring_url: str) -> str:
 
 
 def free_port() -> int:
-    """Return a free port for what must be told its port beforehand.
+    """Return a free port for what must be told its port beforehand, each a single time.
 
     It lies below the range that the system takes ports from by itself (32768 and above, by
     Linux's default), so that nobody's connection gets it in the meantime.
     """
     while True:
         port = random.SystemRandom().randrange(*OWN_PORTS)  # not seeded by pytest-randomly
+        if port in _given:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+        _given.add(port)
         return port
