@@ -4,12 +4,13 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from support.ready import free_port
 
 # The simulated server cannot be talked out of its first name; so the real one has two as well.
 MODEL = "tiny"
@@ -79,13 +80,6 @@ def killed_with_us(server: subprocess.Popen[bytes]) -> Iterator[None]:
         start_new_session=True,
     ):
         yield
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on, since vLLM cannot tell which one the system chose."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def serve(model: Path, port: int) -> Sequence[str]:
