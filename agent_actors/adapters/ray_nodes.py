@@ -6,7 +6,6 @@ that is closed goes away by itself once nobody at all is left on it.
 
 import asyncio
 import time
-from collections.abc import Collection
 from contextlib import suppress
 from typing import Any, cast
 
@@ -25,6 +24,9 @@ ray, raylet, pb2 = (cast("Any", each) for each in (typed_ray, typed_raylet, type
 # The one that Ray does not refuse while somebody is on the node.
 REASON = pb2.DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
 HEAD_RESOURCE = "node:__internal_head__"
+COMMAND = "agent-actors drain --node"
+# By this Ray's table of jobs tells who leaves a node.
+LEAVING = {"command": COMMAND}
 
 
 class Nodes:
@@ -47,38 +49,50 @@ class Nodes:
     def close_this(self, grace_s: float) -> None:
         """Have Ray start nothing here any more. Raises ServiceUnreachable."""
         deadline_ms = int((time.time() + grace_s) * 1000)
-        reason = "agent-actors drain --node"
         try:
             is_taken, refusal = self._gcs.drain_node(
-                self.this, REASON, reason, deadline_ms, timeout=QUICK_ANSWER_S
+                self.this, REASON, COMMAND, deadline_ms, timeout=QUICK_ANSWER_S
             )
         except RayError as error:
             raise ServiceUnreachable(f"Ray does not close the node: {error}") from error
         if not is_taken:
             raise ServiceUnreachable(f"Ray does not close the node: {refusal}")
 
-    def others_closed(self) -> Collection[str]:
-        """Return the other nodes that are there, but closed. Raises ServiceUnreachable."""
-        try:
-            closed = self._gcs.get_draining_nodes(timeout=QUICK_ANSWER_S)
-            there = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-        except RayError as error:
-            raise ServiceUnreachable(f"Ray does not tell of its nodes: {error}") from error
-        return (there & set(closed)) - {self.this}
+    def others_leave(self) -> bool:
+        """Tell whether somebody leaves another node just now, and so needs the GCS.
 
-    def left(self, node: str, grace_s: float) -> list[str]:
-        """Have those of ours leave a closed node; return who is there still, at once.
+        That is who has connected with `LEAVING` for metadata. Raises ServiceUnreachable.
+        """
+        me = ray.get_runtime_context().get_job_id()
+        try:
+            jobs = self._gcs.get_all_job_info(
+                skip_submission_job_info_field=True,
+                skip_is_running_tasks_field=True,
+                timeout=QUICK_ANSWER_S,
+            )
+        except RayError as error:
+            raise ServiceUnreachable(f"Ray does not tell of its jobs: {error}") from error
+        return any(
+            not job.is_dead
+            and job.config.ray_namespace == self._namespace
+            and LEAVING.items() <= dict(job.config.metadata).items()
+            and job_id.hex() != me
+            for job_id, job in jobs.items()
+        )
+
+    def left(self, grace_s: float) -> list[str]:
+        """Have those of ours leave this node, closed as it is; return who is there still, at once.
 
         They finish what ends in time: ask again until it is nobody. Raises ServiceUnreachable while
         a supervisor, in whose care all others are, is there and does not answer.
         """
         try:
-            return self._asked_of_all(node, grace_s)
+            return self._asked_of_all(grace_s)
         except RayError as error:
             raise ServiceUnreachable(f"Ray does not tell of its actors: {error}") from error
 
-    def _asked_of_all(self, node: str, grace_s: float) -> list[str]:
-        answers = [self._asked(name, node, grace_s) for name in supervisors_in(self._namespace)]
+    def _asked_of_all(self, grace_s: float) -> list[str]:
+        answers = [self._asked(name, grace_s) for name in supervisors_in(self._namespace)]
         heard = [answer for answer in answers if isinstance(answer, list)]
         silent = [answer for answer in answers if isinstance(answer, GetTimeoutError)]
         if heard:
@@ -86,11 +100,11 @@ class Nodes:
         if silent:
             raise ServiceUnreachable(f"the supervisor does not answer: {silent[0]}")
         # Each has left its own node, and may find no other: nobody cares for its actors.
-        return self._stopping(node, grace_s)
+        return self._stopping(grace_s)
 
-    def _stopping(self, node: str, grace_s: float) -> list[str]:
-        """Have the actors on a node stop without a supervisor; return who is there still."""
-        here = asyncio.run(self._actors_on(node))
+    def _stopping(self, grace_s: float) -> list[str]:
+        """Have the actors here stop without a supervisor; return who is there still."""
+        here = asyncio.run(self._actors_here())
         for name in here:
             with suppress(ValueError):  # it has just ended
                 actor = ray.get_actor(name, namespace=self._namespace)
@@ -100,7 +114,7 @@ class Nodes:
                     ray.kill(actor, no_restart=True)
         return sorted(here)
 
-    async def _actors_on(self, node: str) -> set[str]:
+    async def _actors_here(self) -> set[str]:
         ours = set(actors_in(self._namespace))
         alive = await self._gcs.async_get_all_actor_info(
             actor_state_name="ALIVE", timeout=QUICK_ANSWER_S
@@ -110,14 +124,12 @@ class Nodes:
             for actor in alive.values()
             if actor.ray_namespace == self._namespace
             and actor.name in ours
-            and actor.address.node_id.hex() == node
+            and actor.address.node_id.hex() == self.this
         }
 
-    def _asked(
-        self, name: SupervisorName, node: str, grace_s: float
-    ) -> list[str] | RayError | ValueError:
+    def _asked(self, name: SupervisorName, grace_s: float) -> list[str] | RayError | ValueError:
         try:
             supervisor = ray.get_actor(str(name), namespace=self._namespace)
-            return ray.get(supervisor.drain_node.remote(node, grace_s), timeout=QUICK_ANSWER_S)
+            return ray.get(supervisor.drain_node.remote(self.this, grace_s), timeout=QUICK_ANSWER_S)
         except (RayError, ValueError) as error:
             return error

@@ -8,13 +8,14 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
 import structlog
 from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
+from ray.job_config import JobConfig
 
 from agent_actors import __version__
 from agent_actors.actor import Build as BuildActor
@@ -247,11 +248,15 @@ def start_local_ray(config: Config, *, temp_dir: str, log_to_driver: bool) -> No
     )
 
 
-def connect_ray(config: RayConfig) -> None:
-    """Connect to a Ray cluster that is there. Raises ServiceUnreachable."""
+def connect_ray(config: RayConfig, metadata: Mapping[str, str] | None = None) -> None:
+    """Connect to a Ray cluster that is there; others find `metadata` in Ray's table of jobs.
+
+    Raises ServiceUnreachable.
+    """
     address = config.address or "auto"
+    job = JobConfig(metadata=dict(metadata)) if metadata else None
     try:
-        ray.init(address=address, namespace=config.namespace, log_to_driver=False)
+        ray.init(address=address, namespace=config.namespace, job_config=job, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         message = f"cannot connect to Ray at {address}: {error}; set ray.address"
         raise ServiceUnreachable(message) from error

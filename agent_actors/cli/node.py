@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import click
 
-from agent_actors.adapters.ray_nodes import Nodes
+from agent_actors.adapters.ray_nodes import LEAVING, Nodes
 from agent_actors.cli.failure import UNREACHABLE
 from agent_actors.cli.running import connected_ray
 from agent_actors.config import Config
@@ -47,7 +47,7 @@ def _connected_soon(config: Config) -> Generator[None]:
     patience.daemon = True
     patience.start()
     try:
-        with connected_ray(config):
+        with connected_ray(config, LEAVING):
             patience.cancel()
             yield
     finally:
@@ -71,7 +71,7 @@ def _leave(nodes: Nodes, grace_s: float) -> None:
     while True:
         now = time.monotonic()
         try:
-            left = nodes.left(nodes.this, max(0.0, began + grace_s - now))
+            left = nodes.left(max(0.0, began + grace_s - now))
         except ServiceUnreachable:
             if now - heard > LOST_AFTER_S:
                 raise
@@ -93,17 +93,10 @@ def _wait_for_others(nodes: Nodes, limit_s: float) -> None:
     began = time.monotonic()
     waits = False
     while (passed_s := time.monotonic() - began) < limit_s:
-        busy = {node for node in nodes.others_closed() if _is_busy(nodes, node, limit_s)}
-        if busy and not waits:
+        others_leave = nodes.others_leave()
+        if others_leave and not waits:
             click.echo("The head stays while other nodes are being drained.", err=True)
             waits = True
-        if not busy and (waits or passed_s > OTHERS_BEGIN_WITHIN_S):
+        if not others_leave and passed_s > OTHERS_BEGIN_WITHIN_S:
             return
         time.sleep(ASK_EVERY_S)
-
-
-def _is_busy(nodes: Nodes, node: str, limit_s: float) -> bool:
-    try:
-        return bool(nodes.left(node, limit_s))
-    except ServiceUnreachable:
-        return True

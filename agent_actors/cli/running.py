@@ -8,7 +8,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from typing import Any
@@ -43,10 +43,10 @@ log = structlog.get_logger()
 
 
 @contextmanager
-def connected_ray(config: Config) -> Generator[None]:
+def connected_ray(config: Config, metadata: Mapping[str, str] | None = None) -> Generator[None]:
     """Stay connected to the Ray cluster that is configured. Raises ServiceUnreachable."""
     _check_reachable(config.ray.address or os.environ.get("RAY_ADDRESS", ""))
-    with _stoppable_ray(lambda: connect_ray(config.ray)):
+    with _stoppable_ray(lambda: connect_ray(config.ray, metadata)):
         yield
 
 

@@ -23,7 +23,7 @@ class Cluster:
         self.nodes._namespace = "n"
 
     def left(self) -> list[str]:
-        return self.nodes.left("a", 60)
+        return self.nodes.left(60)
 
 
 @pytest.fixture
