@@ -58,6 +58,15 @@ class ActorView(Struct):
         return 0 if is_closed else max(0, self.free - self.sending)
 
     @property
+    def model_full(self) -> bool:
+        """Whether the model servers let it use less than its slots, and all have a queue."""
+        return (
+            bool(self.endpoints)
+            and all(each.waiting > 0 for each in self.endpoints)
+            and sum(each.limit for each in self.endpoints) < self.slots
+        )
+
+    @property
     def available_bytes(self) -> int:
         """Bytes of messages that it may get; when it has none, it gets one of any size."""
         return max(0, self.free_bytes - self.sending_bytes)
@@ -90,6 +99,11 @@ class Dispatcher:
     def model_away(self) -> bool:
         """Whether all actors that have answered say that they cannot reach the model."""
         return bool(self._known) and all(actor.model_away for actor in self._known)
+
+    @property
+    def model_full(self) -> bool:
+        """Whether the model takes no more, as all actors that have answered say."""
+        return bool(self._known) and all(actor.model_full for actor in self._known)
 
     @property
     def unable(self) -> bool:

@@ -307,6 +307,7 @@ class PoolSupervisor:
             used=self._dispatcher.used + len(self._waiting),
             slots=self._pool.slots,
             model_away=self._breaker.is_open,
+            model_full=self._dispatcher.model_full,
         )
 
     async def _kept_size(self) -> HandSize | None:

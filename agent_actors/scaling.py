@@ -12,6 +12,9 @@ from typing import Protocol
 
 from msgspec import Struct
 
+# For so long after the model had a queue its next reading without one says nothing: the queue is
+# short, as the limit of requests in flight keeps it.
+MODEL_FULL_S = 10.0
 # Demand over room that is a whole number but for the rounding of floats is that number.
 ROUNDING = 1e-9
 
@@ -50,7 +53,8 @@ class Load(Struct, frozen=True, kw_only=True):
 
     `pending`: tasks that JetStream has never handed out, negative when it does not say. `unacked`:
     deliveries that are out, wherever they are: at work, with another supervisor, or given back
-    with a delay. `used`: slots in use in the whole pool; `slots`: of one actor.
+    with a delay. `used`: slots in use in the whole pool; `slots`: of one actor. `model_full`: the
+    model lets no actor use all of its slots, and has a queue already.
     """
 
     pending: int
@@ -58,6 +62,7 @@ class Load(Struct, frozen=True, kw_only=True):
     used: int
     slots: int
     model_away: bool = False
+    model_full: bool = False
 
 
 class Asked(Struct, frozen=True):
@@ -72,10 +77,12 @@ class ScalingState(Struct, frozen=True, kw_only=True):
 
     A new one needs only `wanted`, the actors that there are: they are taken for what was asked
     for until now. `highs` falls from older to younger and `lows` rises; what a younger entry
-    outdoes is forgotten, so neither is ever longer than there are sizes.
+    outdoes is forgotten, so neither is ever longer than there are sizes. Until `full_until` the
+    model counts as full.
     """
 
     wanted: int
+    full_until: float = -math.inf
     highs: tuple[Asked, ...] = ()
     lows: tuple[Asked, ...] = ()
 
@@ -89,7 +96,8 @@ def wanted_size(
     does the first actor of a pool that has none.
     """
     size = _within(policy, state.wanted)
-    asked = _within(policy, _asked_for(load, policy, size))
+    full_until = now + MODEL_FULL_S if load.model_full else state.full_until
+    asked = _within(policy, _asked_for(load, policy, size, model_full=now < full_until))
     highs = [*_lately(state.highs, size, policy.scale_down_delay_s, now)]
     while highs and highs[-1].size <= asked:
         highs.pop()
@@ -100,10 +108,12 @@ def wanted_size(
     lows.append(Asked(asked, now))
     first = 1 if asked and not size else 0
     wanted = min(max(size, first, lows[0].size), highs[0].size)
-    return wanted, ScalingState(wanted=wanted, highs=tuple(highs), lows=tuple(lows))
+    return wanted, ScalingState(
+        wanted=wanted, full_until=full_until, highs=tuple(highs), lows=tuple(lows)
+    )
 
 
-def _asked_for(load: Load, policy: ScalingPolicy, size: int) -> int:
+def _asked_for(load: Load, policy: ScalingPolicy, size: int, *, model_full: bool) -> int:
     """Return the size at which what is there to do takes the share of slots that it should.
 
     That is what nobody has been given yet, and the slots in use. Deliveries that are out but in
@@ -112,6 +122,9 @@ def _asked_for(load: Load, policy: ScalingPolicy, size: int) -> int:
     is free: then the pool grows by an actor, and by another once that one is full, too. And they
     keep the last actor, since somebody has to take them.
 
+    While the model is full, what nobody has been given is no demand either: it waits for the model,
+    which more actors would only share among more.
+
     Where nobody knows the backlog, and while the model is away, so that more actors would not
     work it off and fewer would be missed after, the size stays.
     """
@@ -119,7 +132,8 @@ def _asked_for(load: Load, policy: ScalingPolicy, size: int) -> int:
     if load.pending < 0 or (load.model_away and not idle):
         return size
     full = load.used >= size * load.slots
-    demand = load.pending + load.used + (1 if full and load.unacked > load.used else 0)
+    waiting = 0 if model_full else load.pending
+    demand = waiting + load.used + (1 if full and load.unacked > load.used else 0)
     asked = math.ceil(demand / (load.slots * policy.target_utilization) - ROUNDING)
     return max(asked, 0 if idle else 1)
 

@@ -24,6 +24,7 @@ from agent_actors.local.model_server.settings import (
     SIMULATED_MODEL,
     Behaviour,
     Latency,
+    Limits,
     ModelServerSettings,
 )
 
@@ -130,6 +131,31 @@ async def test_a_pool_goes_from_two_to_eight_actors_and_back_in_all_three_ways(
             assert server.requests.total == len(results)
             asked = [request.json["model"] for request in server.requests]
             assert set(asked) == {"first", "second", SIMULATED_MODEL}
+
+
+async def test_a_pool_does_not_grow_for_what_waits_for_a_full_model(
+    nats_server: NatsServer, tmp_path: Path
+):
+    small = ModelServerSettings(
+        behaviour=Behaviour(latency=Latency(first_token_ms=200)), limits=Limits(max_num_seqs=2)
+    )
+    by_load = {**BY_LOAD, "min": 1, "scale_up_delay_s": 2}
+    async with running_model_server(small) as server:
+        pool = {**POOL, "slots": 8, "actors": by_load}
+        settings = settings_for(nats_server, server.url, {"default": pool})
+        async with serving(tmp_path, settings, nats_server.url) as service:
+            load = SteadyLoad(service)
+            await load.burst(60)
+            wanted: set[int] = set()
+
+            async def work_is_done() -> bool:
+                status = await service.pool()
+                wanted.add(status.wanted)
+                return status.settled >= 60
+
+            await until(work_is_done)
+            assert_undisturbed(await load.finish())
+            assert wanted == {1}
 
 
 async def test_pools_come_and_go_and_take_their_subjects_along(

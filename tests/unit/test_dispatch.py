@@ -168,6 +168,25 @@ def test_the_model_is_away_when_all_who_have_answered_say_so():
     assert not dispatcher.model_away
 
 
+def test_the_model_is_full_when_it_has_a_queue_and_lets_nobody_use_all_slots():
+    dispatcher = pool(a=4, b=4)
+    assert not dispatcher.model_full
+
+    def tell(agent_id: str, *servers: tuple[int, int]) -> bool:
+        endpoints = [
+            EndpointStatus(url=f"m{number}", limit=limit, in_flight=1, waiting=waiting)
+            for number, (limit, waiting) in enumerate(servers)
+        ]
+        dispatcher.finished(agent_id, report(4, version=1, endpoints=endpoints))
+        return dispatcher.model_full
+
+    assert not tell("a", (3, 1))  # b may say otherwise
+    assert tell("b", (1, 2), (2, 1))
+    assert not tell("b", (1, 2), (2, 0))  # one has no queue
+    assert not tell("b", (1, 2), (2, -1))  # nor does it tell
+    assert not tell("b", (2, 2), (2, 1))  # there is room for all slots
+
+
 def test_a_pool_of_which_no_actor_has_answered_knows_nothing_of_the_model():
     dispatcher = Dispatcher()
     dispatcher.add("starting")

@@ -8,16 +8,16 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from agent_actors.config import AutoscaleConfig
-from agent_actors.scaling import Load, ScalingState, wanted_size
+from agent_actors.scaling import MODEL_FULL_S, Load, ScalingState, wanted_size
 
 SLOTS = 10
 IDLE = Load(pending=0, unacked=0, used=0, slots=SLOTS)
 UNKNOWN = Load(pending=-1, unacked=-1, used=0, slots=SLOTS)
 
 
-def busy(tasks, *, used=0, slots=SLOTS, model_away=False):
+def busy(tasks, *, used=0, slots=SLOTS, **model):
     """A load of so many tasks, some of them in slots, the others never handed out."""
-    return Load(pending=tasks - used, unacked=used, used=used, slots=slots, model_away=model_away)
+    return Load(pending=tasks - used, unacked=used, used=used, slots=slots, **model)
 
 
 def policy(minimum=0, maximum=8, *, target=0.5, up_s=0.0, down_s=60.0):
@@ -115,6 +115,20 @@ def test_a_pool_with_nothing_to_do_shrinks_whether_its_model_is_away_or_not():
     assert pool.through([busy(0, model_away=True)] * 4) == [3, 3, 3, 0]
 
 
+def test_while_the_model_is_full_only_what_it_works_on_asks_for_actors():
+    pool = Pool(policy(down_s=3.0), wanted=4)
+    full = busy(999, used=12, model_full=True)
+    assert pool.through([full] * 5) == [4, 4, 4, 3, 3]
+    assert Pool(policy()).at(busy(999, model_full=True)) == 1
+
+
+def test_a_moment_without_a_queue_in_a_full_model_lets_no_pool_grow():
+    pool = Pool(policy(), wanted=1)
+    pool.at(busy(999, used=5, model_full=True))
+    later = pool.through([busy(999, used=5)] * 11)
+    assert later == [1] * int(MODEL_FULL_S - 1) + [8, 8]
+
+
 def test_changed_bounds_hold_at_once():
     pool = Pool(policy(), wanted=5)
     assert pool.at(busy(25), policy=policy(maximum=3)) == 3
@@ -175,7 +189,7 @@ def policies(draw):
 
 
 @st.composite
-def loads(draw):
+def loads(draw, *, can_be_full=True):
     used = draw(st.integers(0, 200))
     return Load(
         pending=draw(st.integers(-1, 300)),
@@ -183,11 +197,17 @@ def loads(draw):
         used=used,
         slots=draw(st.just(SLOTS) | st.integers(1, 64)),
         model_away=draw(st.booleans()),
+        model_full=can_be_full and draw(st.booleans()),
     )
 
 
-steps = st.tuples(loads(), st.floats(0.0, 5.0))
+def steps_of(loads):
+    return st.tuples(loads, st.floats(0.0, 5.0))
+
+
+steps = steps_of(loads())
 traces = st.lists(steps, max_size=40)
+traces_of_work = st.lists(steps_of(loads(can_be_full=False)), max_size=40)
 
 
 @given(first=st.integers(0, 30), trace=st.lists(st.tuples(steps, policies()), max_size=40))
@@ -218,6 +238,7 @@ def test_more_load_never_asks_for_fewer_actors(bounds, first, past, load, more):
         used=load.used + more[2],
         slots=load.slots,
         model_away=load.model_away,
+        model_full=load.model_full,
     )
     now = pool.now + 1.0
     size, _ = wanted_size(load, bounds, pool.state, now)
@@ -225,7 +246,12 @@ def test_more_load_never_asks_for_fewer_actors(bounds, first, past, load, more):
     assert heavier_size >= size
 
 
-@given(bounds=policies(), first=st.integers(0, 20), past=traces, tasks=st.integers(0, 400))
+@given(
+    bounds=policies(),
+    first=st.integers(0, 20),
+    past=traces_of_work,
+    tasks=st.integers(0, 400),
+)
 def test_a_steady_load_is_met_by_the_size_that_fits_it_and_that_stays(bounds, first, past, tasks):
     pool = Pool(bounds, wanted=first)
     for load, after_s in past:
@@ -258,7 +284,7 @@ def test_a_load_that_swings_faster_than_the_delay_leaves_the_size_that_its_crest
     assert sizes == sorted(sizes, reverse=True)
 
 
-@given(bounds=policies(), first=st.integers(0, 20), trace=traces)
+@given(bounds=policies(), first=st.integers(0, 20), trace=traces_of_work)
 def test_the_size_never_shrinks_below_what_the_load_asked_for_within_the_delay(
     bounds, first, trace
 ):
