@@ -14,7 +14,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import structlog
-from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayError
+from ray.exceptions import (
+    ActorUnavailableError,
+    AuthenticationError,
+    GetTimeoutError,
+    RayError,
+)
 from ray.job_config import JobConfig
 
 from agent_actors import __version__
@@ -254,11 +259,17 @@ def connect_ray(config: RayConfig, metadata: Mapping[str, str] | None = None) ->
     Raises ServiceUnreachable.
     """
     address = config.address or "auto"
+    where = config.address or os.environ.get("RAY_ADDRESS", "auto")
     job = JobConfig(metadata=dict(metadata)) if metadata else None
     try:
         ray.init(address=address, namespace=config.namespace, job_config=job, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        message = f"cannot connect to Ray at {address}: {error}; set ray.address"
+    except AuthenticationError as error:
+        raise ServiceUnreachable(
+            f"cannot connect to Ray at {where}: {error.message}; set RAY_AUTH_TOKEN or "
+            "RAY_AUTH_TOKEN_PATH to the token of the cluster"
+        ) from error
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        message = f"cannot connect to Ray at {where}: {error}; set ray.address"
         raise ServiceUnreachable(message) from error
 
 

@@ -4,6 +4,8 @@ import asyncio
 import os
 import sys
 from asyncio.subprocess import PIPE, STDOUT
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from support.ready import free_port
@@ -31,12 +33,28 @@ async def test_a_node_whose_ray_is_away_is_told_at_once():
     )
 
 
+@pytest.fixture
+async def silent_ray() -> AsyncIterator[str]:
+    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    async with server:
+        host, port = server.sockets[0].getsockname()
+        yield f"{host}:{port}"
+
+
+async def test_a_missing_token_is_told(silent_ray: str, tmp_path: Path):
+    code, said = await drain_node(RAY_ADDRESS=silent_ray, HOME=str(tmp_path))
+    assert code == 3, said
+    assert said.splitlines()[-1] == (
+        f"Error: cannot connect to Ray at {silent_ray}: Token authentication is enabled but no "
+        "authentication token was found; set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the token "
+        "of the cluster"
+    )
+
+
 @pytest.mark.nightly
-async def test_a_node_whose_ray_says_nothing_is_told_of_in_seconds():
-    silent = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
-    async with silent, asyncio.timeout(CONNECT_WITHIN_S + 15):
-        host, port = silent.sockets[0].getsockname()
-        code, said = await drain_node(RAY_ADDRESS=f"{host}:{port}")
+async def test_a_node_whose_ray_says_nothing_is_told_of_in_seconds(silent_ray: str):
+    async with asyncio.timeout(CONNECT_WITHIN_S + 15):
+        code, said = await drain_node(RAY_ADDRESS=silent_ray, RAY_AUTH_TOKEN="0" * 64)
     assert code == 3, said
     assert "nothing is drained; JetStream hands out again what ran here" in said
 
