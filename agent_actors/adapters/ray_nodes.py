@@ -99,7 +99,7 @@ class Nodes:
             return sorted({name for answer in heard for name in answer})
         if silent:
             raise ServiceUnreachable(f"the supervisor does not answer: {silent[0]}")
-        # Each has left its own node, and may find no other: nobody cares for its actors.
+        # None is there, or each has lost its node and may find no other: nobody cares for actors.
         return self._stopping(grace_s)
 
     def _stopping(self, grace_s: float) -> list[str]:
