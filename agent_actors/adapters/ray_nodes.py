@@ -14,7 +14,7 @@ from ray import _raylet as typed_raylet
 from ray.core.generated import autoscaler_pb2 as typed_pb2
 from ray.exceptions import GetTimeoutError, RayError
 
-from agent_actors.adapters.ray_actors import actors_in, this_node
+from agent_actors.adapters.ray_actors import AGENT_ID, this_node
 from agent_actors.adapters.ray_runtime import QUICK_ANSWER_S, SupervisorName, supervisors_in
 from agent_actors.errors import ServiceUnreachable
 
@@ -115,7 +115,6 @@ class Nodes:
         return sorted(here)
 
     async def _actors_here(self) -> set[str]:
-        ours = set(actors_in(self._namespace))
         alive = await self._gcs.async_get_all_actor_info(
             actor_state_name="ALIVE", timeout=QUICK_ANSWER_S
         )
@@ -123,7 +122,7 @@ class Nodes:
             actor.name
             for actor in alive.values()
             if actor.ray_namespace == self._namespace
-            and actor.name in ours
+            and AGENT_ID.fullmatch(actor.name)
             and actor.address.node_id.hex() == self.this
         }
 
