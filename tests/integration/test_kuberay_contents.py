@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from support.kuberay import Contents, Generation
 from support.permissions import TEST, GuardedAccounts, guarded_nats, shipped_accounts
-from support.ray_cluster import RayNode, can_make_nodes, room_for_a_cluster
+from support.ray_cluster import can_make_nodes, room_for_a_cluster
 from support.service import SeenService
+from support.service_on_nodes import ACTOR, SUPERVISOR, ServiceOnNodes, tasks
 from support.until import until
 
 from agent_actors.adapters.jetstream.connection import Connection, connect
@@ -30,7 +31,6 @@ pytestmark = [
     pytest.mark.skipif(not can_make_nodes(), reason="this system lets us have no namespaces"),
 ]
 
-SUPERVISOR, ACTOR = "ray::Supervisor", "ray::AgentActor"
 SLOW = Behaviour(latency=Latency(first_token_ms=1_500))
 SLOWER = Behaviour(latency=Latency(first_token_ms=10_000))
 # The pool of the manifest, small, and with as little patience as the tests have.
@@ -40,31 +40,12 @@ WORKER_CPUS = 4
 READY_WITHIN_S = 60.0
 
 
-class ServiceInPods(SeenService):
+class ServiceInPods(ServiceOnNodes):
     """The service on the nodes of one generation."""
 
     def __init__(self, link: Connection, generation: Generation) -> None:
-        super().__init__(link)
+        super().__init__(link, generation.cluster)
         self.generation = generation
-
-    @property
-    def supervisors_node(self) -> RayNode:
-        (node,) = (each for each in self.generation.cluster.nodes if each.pids(SUPERVISOR))
-        return node
-
-    @property
-    def other_node(self) -> RayNode:
-        (node,) = (each for each in self.generation.cluster.nodes if not each.pids(SUPERVISOR))
-        return node
-
-    async def begin(self, tasks: list[str]) -> None:
-        """Publish tasks, and return once all of them have begun."""
-        starts = await self.link.nc.subscribe("agent.events.*.started")
-        for task_id in tasks:
-            await self.publish(task_id)
-        for _ in tasks:
-            await starts.next_msg(timeout=20)
-        await starts.unsubscribe()
 
     async def attempts(self, tasks: list[str]) -> set[int]:
         return {(await self.record(task_id)).attempt for task_id in tasks}
@@ -155,10 +136,6 @@ def configure(
     )
 
 
-def tasks(name: str, count: int = 8) -> list[str]:
-    return [f"{name}-{number}" for number in range(count)]
-
-
 async def test_tasks_flow_readyz_tells_the_truth_and_a_drained_worker_loses_nothing(
     accounts: GuardedAccounts, model_url: str
 ):
@@ -205,7 +182,7 @@ async def test_nothing_is_lost_with_a_killed_worker_or_gcs_and_silence_is_told(
     accounts: GuardedAccounts, model_url: str
 ):
     async with running(accounts, model_url) as service:
-        cluster = service.generation.cluster
+        cluster = service.cluster
         await service.until_ready()
         killed, meanwhile, away = tasks("killed"), tasks("meanwhile"), tasks("away")
         await service.begin(killed)
@@ -236,7 +213,7 @@ async def test_a_node_is_left_in_order_though_the_supervisor_is_lost_and_finds_n
     accounts: GuardedAccounts, model: RunningModelServer
 ):
     async with running(accounts, model.url) as service:
-        cluster = service.generation.cluster
+        cluster = service.cluster
         await service.until_ready()
         model.behaviour = SLOWER
         last = tasks("last")
@@ -266,7 +243,7 @@ async def test_a_second_generation_takes_over_under_load_and_the_first_one_ends(
         load = Load(blue)
         async with running(accounts, model_url, first=100) as green:
             await green.until_ready()
-            old = blue.generation.cluster
+            old = blue.cluster
             ended = await asyncio.gather(*map(blue.generation.end, [*old.nodes, old.head]))
             for code, said in ended:
                 assert code == 0, said

@@ -7,15 +7,14 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from itertools import chain
 
-import msgspec
 import pytest
 from support.nats import NatsServer
-from support.ray_cluster import RayCluster, RayNode, can_make_nodes, running_cluster, serving
+from support.ray_cluster import RayCluster, can_make_nodes, running_cluster, serving
 from support.service import SeenService
+from support.service_on_nodes import ACTOR, SUPERVISOR, ServiceOnNodes, tasks
 from support.until import until
 
 from agent_actors.client import AgentClient
-from agent_actors.contract import TaskEvent
 from agent_actors.local.model_server.serving import running_model_server
 from agent_actors.local.model_server.settings import Behaviour, Latency, ModelServerSettings
 
@@ -26,7 +25,6 @@ pytestmark = [
     pytest.mark.skipif(not can_make_nodes(), reason="this system lets us have no namespaces"),
 ]
 
-SUPERVISOR, ACTOR = "ray::Supervisor", "ray::AgentActor"
 # A node has room for one actor, and for the supervisor beside it.
 NODE_CPUS, ACTOR_CPUS = 3, 2
 SLOW = ModelServerSettings(behaviour=Behaviour(latency=Latency(first_token_ms=2_000)))
@@ -41,23 +39,12 @@ def cluster() -> Iterator[RayCluster]:
         yield cluster
 
 
-class ServiceOnNodes(SeenService):
-    """The service with an actor on each of two nodes; the supervisor is on one of them."""
+class TwoActors(ServiceOnNodes):
+    """The service with an actor on each of two nodes."""
 
     def __init__(self, seen: SeenService, client: AgentClient, cluster: RayCluster) -> None:
-        super().__init__(seen.link)
+        super().__init__(seen.link, cluster)
         self._client = client
-        self._cluster = cluster
-
-    @property
-    def supervisors_node(self) -> RayNode:
-        (node,) = (node for node in self._cluster.nodes if node.pids(SUPERVISOR))
-        return node
-
-    @property
-    def other_node(self) -> RayNode:
-        (node,) = (node for node in self._cluster.nodes if not node.pids(SUPERVISOR))
-        return node
 
     async def until_all_is_up(self) -> None:
         """Return once the supervisor says that both actors work."""
@@ -67,17 +54,7 @@ class ServiceOnNodes(SeenService):
             return [actor.state for actor in pool.actors] == ["running", "running"]
 
         await until(up, timeout_s=60)
-        assert [len(node.pids(ACTOR)) for node in self._cluster.nodes] == [1, 1]
-
-    async def begin(self, tasks: list[str]) -> dict[str, str]:
-        """Publish tasks; return which actor has begun each of them."""
-        starts = await self.link.nc.subscribe("agent.events.*.started")
-        for task_id in tasks:
-            await self.publish(task_id)
-        messages = [await starts.next_msg(timeout=20) for _ in tasks]
-        await starts.unsubscribe()
-        events = [msgspec.json.decode(each.data, type=TaskEvent) for each in messages]
-        return {event.task_id: event.agent_id for event in events}
+        assert [len(node.pids(ACTOR)) for node in self.cluster.nodes] == [1, 1]
 
     async def assert_each_ended_once(self, *rounds: list[str]) -> None:
         assert await self.announced() == dict.fromkeys(chain(*rounds), 1)
@@ -93,7 +70,7 @@ class ServiceOnNodes(SeenService):
 @asynccontextmanager
 async def running(
     cluster: RayCluster, server: NatsServer, *, ack_wait_s: float = NEVER_S
-) -> AsyncIterator[ServiceOnNodes]:
+) -> AsyncIterator[TwoActors]:
     await asyncio.to_thread(cluster.fill, 2, cpus=NODE_CPUS)
     pool = {"actors": 2, "slots": 8, "ack_wait_s": ack_wait_s, "hang_timeout_s": 2.0}
     async with (
@@ -101,13 +78,9 @@ async def running(
         serving(cluster, server, model.url, num_cpus=ACTOR_CPUS, **pool) as seen,
         AgentClient.connect(server.url) as client,
     ):
-        service = ServiceOnNodes(seen, client, cluster)
+        service = TwoActors(seen, client, cluster)
         await service.until_all_is_up()
         yield service
-
-
-def tasks(name: str, count: int = 8) -> list[str]:
-    return [f"{name}-{number}" for number in range(count)]
 
 
 async def test_tasks_go_on_without_the_gcs_and_an_actor_that_died_comes_back_with_it(
